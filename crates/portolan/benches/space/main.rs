@@ -1,0 +1,121 @@
+//! What an address space costs: Portolan on the in-memory machine beside the running kernel's own calls, in one run, as a table. The kernel's figures
+//! are net of an empty system call, so that both sides show the work alone. `cargo bench --bench space`.
+
+mod outer;
+mod table;
+
+use std::hint::black_box;
+
+use portolan::addr::VirtAddr;
+use portolan::machine::{Machine, Settings};
+use portolan::paging::{Access, X86_64};
+use portolan::sim::Sim;
+use portolan::space::{MapRequest, Mm, MmConfig, MmUser, Prot};
+use table::{Table, measure};
+
+const PAGE: u64 = 4096;
+const MEMORY: usize = 1 << 30;
+/// Pages that are mapped when the cost of a page is measured.
+const PAGES: u64 = 4096;
+
+fn machine() -> Machine<Sim<X86_64>> {
+    Machine::new(Sim::new(MEMORY, 2), Settings::default()).expect("a machine")
+}
+
+fn space(machine: &Machine<Sim<X86_64>>) -> MmUser<Sim<X86_64>> {
+    Mm::new(machine, MmConfig::new::<X86_64>()).expect("a space")
+}
+
+fn anonymous(mm: &MmUser<Sim<X86_64>>, pages: u64) -> VirtAddr {
+    let request = MapRequest::anonymous(pages * PAGE, Prot::READ | Prot::WRITE);
+    mm.mmap(&request).expect("a mapping")
+}
+
+fn touch(mm: &MmUser<Sim<X86_64>>, start: VirtAddr, pages: u64) {
+    for page in 0..pages {
+        let at = VirtAddr::new(start.get() + page * PAGE);
+        mm.handle_fault(at, Access::Write).expect("a page");
+    }
+}
+
+fn map_unmap(mm: &MmUser<Sim<X86_64>>) -> f64 {
+    measure(20_000, |turns| {
+        for _ in 0..turns {
+            let at = anonymous(mm, 1);
+            mm.munmap(black_box(at), PAGE).expect("unmapped");
+        }
+    })
+}
+
+fn map_touch_unmap(mm: &MmUser<Sim<X86_64>>) -> f64 {
+    measure(20_000, |turns| {
+        for _ in 0..turns {
+            let at = anonymous(mm, 1);
+            touch(mm, at, 1);
+            mm.munmap(at, PAGE).expect("unmapped");
+        }
+    })
+}
+
+fn protect_split_merge(mm: &MmUser<Sim<X86_64>>) -> f64 {
+    let at = anonymous(mm, 3);
+    touch(mm, at, 3);
+    let middle = VirtAddr::new(at.get() + PAGE);
+    let cost = measure(20_000, |turns| {
+        for _ in 0..turns {
+            mm.mprotect(middle, PAGE, Prot::READ.bits()).expect("split");
+            mm.mprotect(middle, PAGE, (Prot::READ | Prot::WRITE).bits()).expect("merged");
+        }
+    });
+    mm.munmap(at, 3 * PAGE).expect("unmapped");
+    cost
+}
+
+fn fault(mm: &MmUser<Sim<X86_64>>) -> f64 {
+    measure(PAGES, |pages| {
+        let at = anonymous(mm, pages);
+        let start = std::time::Instant::now();
+        touch(mm, at, pages);
+        let spent = start.elapsed();
+        mm.munmap(at, pages * PAGE).expect("unmapped");
+        table::Timed(spent)
+    })
+}
+
+fn unmap_page(mm: &MmUser<Sim<X86_64>>) -> f64 {
+    measure(PAGES, |pages| {
+        let at = anonymous(mm, pages);
+        touch(mm, at, pages);
+        let start = std::time::Instant::now();
+        mm.munmap(at, pages * PAGE).expect("unmapped");
+        table::Timed(start.elapsed())
+    })
+}
+
+fn fork_exit_page(mm: &MmUser<Sim<X86_64>>) -> f64 {
+    let at = anonymous(mm, PAGES);
+    touch(mm, at, PAGES);
+    let cost = measure(PAGES, |_| drop(black_box(mm.fork().expect("a child"))));
+    mm.munmap(at, PAGES * PAGE).expect("unmapped");
+    cost
+}
+
+fn main() {
+    if std::env::args().any(|arg| arg == "--test") {
+        return;
+    }
+    // First, while this process is small: a fork here must not pay for the machine's memory.
+    let theirs = outer::measure_all(PAGES);
+    let machine = machine();
+    let mm = space(&machine);
+    // Neighbours, so that no call works at the edge of an empty space.
+    let _low = anonymous(&mm, 1);
+    let mut table = Table::new("address space, ns", &["portolan", "linux"]);
+    table.row("map + unmap of a page", &[map_unmap(&mm), theirs.map_unmap], Some(0.35));
+    table.row("map + touch + unmap", &[map_touch_unmap(&mm), theirs.map_touch_unmap], None);
+    table.row("protect, split and merge back", &[protect_split_merge(&mm), theirs.protect], None);
+    table.row("anonymous fault, zeroed", &[fault(&mm), theirs.fault], Some(0.35));
+    table.row("unmap, a touched page", &[unmap_page(&mm), theirs.unmap_page], None);
+    table.row("fork and exit, a page", &[fork_exit_page(&mm), theirs.fork_exit_page], Some(0.3));
+    table.print();
+}

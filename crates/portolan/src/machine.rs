@@ -1,0 +1,203 @@
+//! One machine: its platform and memory, its grace periods, and the settings that Linux keeps under `/proc/sys/vm`.
+//! A [`Machine`] is a handle; address spaces and caches hold one. Nothing outside a machine is shared by two of them.
+
+use alloc::sync::Arc;
+use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+
+use crate::addr::Granule;
+use crate::epoch::{Domain, Guard};
+use crate::errno::Errno;
+use crate::paging::Format;
+use crate::percpu::Counter;
+use crate::phys::{FailPoint, Phys, PhysOwner, heap};
+use crate::platform::{Asid, Platform};
+
+/// How freely memory is promised. `/proc/sys/vm/overcommit_memory`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Overcommit {
+    /// Refuse only what could never be had at all (`OVERCOMMIT_GUESS`).
+    Guess = 0,
+    /// Refuse nothing (`OVERCOMMIT_ALWAYS`).
+    Always = 1,
+    /// Promise no more than the commit limit (`OVERCOMMIT_NEVER`).
+    Never = 2,
+}
+
+/// What can be tuned. Every field may be changed while the machine runs.
+#[derive(Debug)]
+pub struct Settings {
+    overcommit: AtomicU8,
+    /// Percent of memory that counts towards the commit limit. `overcommit_ratio`.
+    pub overcommit_ratio: AtomicU64,
+    /// The most mappings a space may have. `max_map_count`.
+    pub max_map_count: AtomicU64,
+    /// The lowest address, in bytes, that an unprivileged space may map. `mmap_min_addr`.
+    pub mmap_min_addr: AtomicU64,
+    /// Bytes kept free below a stack. `stack_guard_gap` (there in pages).
+    pub stack_guard_gap: AtomicU64,
+    /// How many bytes around a file fault are mapped if cached. `fault_around_bytes`.
+    pub fault_around: AtomicU64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            overcommit: AtomicU8::new(Overcommit::Guess as u8),
+            overcommit_ratio: AtomicU64::new(50),
+            max_map_count: AtomicU64::new(65530),
+            mmap_min_addr: AtomicU64::new(65536),
+            stack_guard_gap: AtomicU64::new(256 * 4096),
+            fault_around: AtomicU64::new(65536),
+        }
+    }
+}
+
+impl Settings {
+    /// The overcommit mode.
+    pub fn overcommit(&self) -> Overcommit {
+        match self.overcommit.load(Ordering::Relaxed) {
+            1 => Overcommit::Always,
+            2 => Overcommit::Never,
+            _ => Overcommit::Guess,
+        }
+    }
+
+    /// Changes the overcommit mode.
+    pub fn set_overcommit(&self, mode: Overcommit) {
+        self.overcommit.store(mode as u8, Ordering::Relaxed);
+    }
+}
+
+struct Inner<P: Platform> {
+    settings: Settings,
+    epoch: Domain,
+    committed: Counter,
+    next_asid: AtomicU64,
+    next_anon: AtomicU64,
+    // Last: what the fields above free goes back to it.
+    phys: PhysOwner<P>,
+}
+
+/// A handle on one machine.
+pub struct Machine<P: Platform>(Arc<Inner<P>>);
+
+impl<P: Platform> Clone for Machine<P> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<P: Platform> core::fmt::Debug for Machine<P> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Machine").field("format", &P::Format::NAME).field("free_frames", &self.phys().free_frames()).finish()
+    }
+}
+
+impl<P: Platform> Machine<P> {
+    /// A machine with all of the platform's memory free.
+    ///
+    /// # Errors
+    /// `ENOMEM`: the heap has no room for the frame metadata, or the platform has no memory. `EINVAL`: the platform's memory ranges are
+    /// not ascending, disjoint and aligned.
+    pub fn new(platform: P, settings: Settings) -> Result<Self, Errno> {
+        let cpus = platform.cpus();
+        let phys = PhysOwner::new(platform)?;
+        let fail = FailPoint::new();
+        let epoch = Domain::new(cpus)?;
+        let committed = Counter::new(cpus, &fail)?;
+        let inner = Inner { settings, epoch, committed, next_asid: AtomicU64::new(1), next_anon: AtomicU64::new(1), phys };
+        Ok(Self(heap::try_arc(&fail, inner)?))
+    }
+
+    /// The size of a page.
+    pub const GRANULE: Granule = P::Format::GRANULE;
+
+    /// Its frames.
+    pub fn phys(&self) -> &Phys<P> {
+        &self.0.phys
+    }
+
+    /// What the embedder supplied.
+    pub fn platform(&self) -> &P {
+        self.phys().platform()
+    }
+
+    /// Its grace periods.
+    pub fn epoch(&self) -> &Domain {
+        &self.0.epoch
+    }
+
+    /// What can be tuned.
+    pub fn settings(&self) -> &Settings {
+        &self.0.settings
+    }
+
+    /// The allocation fail point, for tests.
+    pub fn fail_point(&self) -> &FailPoint {
+        self.phys().inject()
+    }
+
+    /// Enters a read-side section: until the guard is dropped nothing retired later is freed. `rcu_read_lock`. Nothing may sleep in it.
+    pub fn pin(&self) -> Guard<'_> {
+        self.0.epoch.pin(self.platform().cpu())
+    }
+
+    /// Waits until everything retired so far is freed. Not from within a read-side section. `rcu_barrier`.
+    pub fn quiesce(&self) {
+        self.0.epoch.synchronize(|turn| self.platform().relax(turn));
+    }
+
+    /// A name for a new space.
+    pub(crate) fn new_asid(&self) -> Asid {
+        Asid(self.0.next_asid.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// A name for a new anonymous reverse map root; never zero.
+    pub(crate) fn new_anon_root(&self) -> u64 {
+        self.0.next_anon.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// How many pages are promised. `Committed_AS`.
+    pub fn committed_pages(&self) -> u64 {
+        self.0.committed.sum().max(0) as u64
+    }
+
+    /// The most pages that mode 2 promises. `CommitLimit`.
+    pub fn commit_limit_pages(&self) -> u64 {
+        let ratio = self.settings().overcommit_ratio.load(Ordering::Relaxed);
+        (self.phys().total_frames() as u128 * ratio as u128 / 100).min(u64::MAX as u128) as u64
+    }
+
+    /// Promises `pages` more. `__vm_enough_memory`, `security_vm_enough_memory_mm`.
+    ///
+    /// # Errors
+    /// `ENOMEM`: mode 0 and more than the machine has at all, or mode 2 and beyond the commit limit.
+    pub(crate) fn charge_commit(&self, pages: u64) -> Result<(), Errno> {
+        match self.settings().overcommit() {
+            Overcommit::Always => {}
+            Overcommit::Guess if pages > self.phys().total_frames() => return Err(Errno::ENOMEM),
+            Overcommit::Guess => {}
+            Overcommit::Never if self.committed_pages().saturating_add(pages) > self.commit_limit_pages() => {
+                return Err(Errno::ENOMEM);
+            }
+            Overcommit::Never => {}
+        }
+        self.0.committed.add(self.platform().cpu(), pages as i64);
+        Ok(())
+    }
+
+    /// Takes a promise back. `vm_unacct_memory`.
+    pub(crate) fn uncharge_commit(&self, pages: u64) {
+        if pages != 0 {
+            self.0.committed.add(self.platform().cpu(), -(pages as i64));
+        }
+    }
+}
+
+impl<P: Platform> Drop for Inner<P> {
+    fn drop(&mut self) {
+        let platform = self.phys.platform();
+        self.epoch.synchronize(|turn| platform.relax(turn));
+    }
+}

@@ -1,0 +1,336 @@
+//! `mremap`: shrink, grow in place, move. Entries move, not bytes: whole page-table pages where both sides are aligned alike.
+
+use super::edit::range as ordered;
+use super::flags::Map;
+use super::fork::ClosedGate;
+use super::layout::PlaceRequest;
+use super::mm::{MmState, MmUser};
+use super::populate::Populate;
+use super::vma::{Vma, VmaFields};
+use crate::addr::{VirtAddr, VirtRange};
+use crate::errno::Errno;
+use crate::object::VmFlags;
+use crate::paging::Format;
+use crate::platform::Platform;
+use core::sync::atomic::Ordering;
+use linux_raw_sys::general::{MREMAP_DONTUNMAP, MREMAP_FIXED, MREMAP_MAYMOVE};
+
+/// The checked arguments, lengths in whole pages.
+#[derive(Clone, Copy)]
+struct Request {
+    old: VirtAddr,
+    old_len: u64,
+    new_len: u64,
+    flags: u32,
+    new: VirtAddr,
+}
+
+impl Request {
+    fn has(&self, flag: u32) -> bool {
+        self.flags & flag != 0
+    }
+
+    /// Whether a place for the result is given or must be found. `vrm_implies_new_addr`.
+    fn must_move(&self) -> bool {
+        self.has(MREMAP_FIXED | MREMAP_DONTUNMAP)
+    }
+}
+
+impl<P: Platform> MmUser<P> {
+    /// `mremap`. `mm/mremap.c: do_mremap`. Returns where the mapping is afterwards.
+    ///
+    /// An `old_len` of 0 maps the pages of a shared mapping a second time. With MREMAP_DONTUNMAP the old range stays mapped and empty.
+    ///
+    /// # Errors
+    /// - `EINVAL`: unknown or contradictory flags, unaligned, `new_len` 0, overlapping ranges, MREMAP_DONTUNMAP with two lengths, `old_len` 0 on
+    ///   a private mapping.
+    /// - `EFAULT`: nothing mapped at `old`, the range crosses the end of its area, or a grown VM_DONTEXPAND or VM_PFNMAP area.
+    /// - `ENOMEM`: it cannot grow there and may not move, no room, a limit, no frame or heap. `EAGAIN`: RLIMIT_MEMLOCK. `EPERM`: sealed.
+    /// - What a driver's mremap or may_split operation answers.
+    ///
+    /// With MREMAP_FIXED what lay at the target is gone even if the move then fails, as in Linux.
+    pub fn mremap(
+        &self,
+        old: VirtAddr,
+        old_len: u64,
+        new_len: u64,
+        flags: u32,
+        new: VirtAddr,
+    ) -> Result<VirtAddr, Errno> {
+        let mut state = self.state.write();
+        let request = check_arguments::<P>(&state, Request { old, old_len, new_len, flags, new })?;
+        let mut populate = None;
+        let result = self.remap(&mut state, request, &mut populate);
+        drop(state);
+        if let Some(range) = populate {
+            self.populate(range, Populate::Silently);
+        }
+        result
+    }
+
+    fn remap(
+        &self,
+        state: &mut MmState<P>,
+        request: Request,
+        populate: &mut Option<VirtRange>,
+    ) -> Result<VirtAddr, Errno> {
+        let vma = state.vmas.get(request.old.get()).ok_or(Errno::EFAULT)?;
+        let fields = vma.fields();
+        check_area(vma, &request)?;
+        if request.must_move() {
+            return self.remap_to(state, fields, request, populate);
+        }
+        if request.old_len >= request.new_len && request.old_len != 0 {
+            let tail = ordered(plus(request.old, request.new_len)?, plus(request.old, request.old_len)?);
+            if tail.end().get() > state.layout.task_size_max {
+                return Err(Errno::EINVAL);
+            }
+            self.unmap_range(state, tail)?;
+            return Ok(request.old);
+        }
+        self.check_growth(state, &fields, &request)?;
+        let at_end = plus(request.old, request.old_len)? == fields.range.end();
+        if at_end && request.old_len != 0 && self.may_grow_in_place(state, &fields, &request) {
+            self.grow_in_place(state, fields, &request, populate)?;
+            return Ok(request.old);
+        }
+        if !request.has(MREMAP_MAYMOVE) {
+            return Err(Errno::ENOMEM);
+        }
+        self.move_area(state, fields, request, populate)
+    }
+
+    /// MREMAP_FIXED and MREMAP_DONTUNMAP. `mremap_to`.
+    fn remap_to(
+        &self,
+        state: &mut MmState<P>,
+        fields: VmaFields<P>,
+        mut request: Request,
+        populate: &mut Option<VirtRange>,
+    ) -> Result<VirtAddr, Errno> {
+        if request.has(MREMAP_FIXED) {
+            let target = VirtRange::with_len(request.new, request.new_len).ok_or(Errno::EINVAL)?;
+            self.unmap_range(state, target)?;
+        }
+        if request.old_len > request.new_len {
+            let tail = ordered(plus(request.old, request.new_len)?, plus(request.old, request.old_len)?);
+            self.unmap_range(state, tail)?;
+            request.old_len = request.new_len;
+        }
+        self.check_growth(state, &fields, &request)?;
+        if request.has(MREMAP_DONTUNMAP) {
+            let pages = request.old_len >> P::Format::GRANULE.shift();
+            state.counts.may_expand(&self.limits, fields.flags, pages, P::Format::GRANULE.bytes())?;
+        }
+        self.move_area(state, fields, request, populate)
+    }
+
+    /// Whether the mapping may become longer at all.
+    fn check_growth(&self, state: &MmState<P>, fields: &VmaFields<P>, request: &Request) -> Result<(), Errno> {
+        let granule = P::Format::GRANULE;
+        let Some(more) = request.new_len.checked_sub(request.old_len).filter(|&more| more != 0) else { return Ok(()) };
+        let skipped = (request.old.get() - fields.range.start().get()) >> granule.shift();
+        let pgoff = fields.pgoff.wrapping_add(skipped);
+        if pgoff.checked_add(request.new_len >> granule.shift()).is_none() {
+            return Err(Errno::EINVAL);
+        }
+        if fields.flags.intersects(VmFlags::DONTEXPAND | VmFlags::PFNMAP) {
+            return Err(Errno::EFAULT);
+        }
+        self.check_lock_limit(state, fields.flags, more)?;
+        state.counts.may_expand(&self.limits, fields.flags, more >> granule.shift(), granule.bytes())
+    }
+
+    /// Whether what follows the area is free and within bounds. `vma_expandable`.
+    fn may_grow_in_place(&self, state: &MmState<P>, fields: &VmaFields<P>, request: &Request) -> bool {
+        let Some(end) = fields.range.end().checked_add(request.new_len - request.old_len) else { return false };
+        let next = state.vmas.find(fields.range.end().get());
+        end.get() <= state.layout.task_size && next.is_none_or(|next| next.range().start() >= end)
+    }
+
+    fn grow_in_place(
+        &self,
+        state: &mut MmState<P>,
+        fields: VmaFields<P>,
+        request: &Request,
+        populate: &mut Option<VirtRange>,
+    ) -> Result<(), Errno> {
+        let granule = P::Format::GRANULE;
+        let more = request.new_len - request.old_len;
+        let grown = VirtRange::with_len(fields.range.end(), more).ok_or(Errno::ENOMEM)?;
+        let charged = if fields.is_accounted() { more >> granule.shift() } else { 0 };
+        self.machine.charge_commit(charged)?;
+        let locked = fields.flags.contains(VmFlags::LOCKED);
+        let pgoff = fields.pgoff_end();
+        let extension = VmaFields { range: grown, pgoff, ..fields };
+        self.insert_area(state, extension).inspect_err(|_| self.machine.uncharge_commit(charged))?;
+        if locked {
+            *populate = Some(grown);
+        }
+        Ok(())
+    }
+
+    /// Moves the mapping to a new place. `move_vma`.
+    fn move_area(
+        &self,
+        state: &mut MmState<P>,
+        fields: VmaFields<P>,
+        request: Request,
+        populate: &mut Option<VirtRange>,
+    ) -> Result<VirtAddr, Errno> {
+        let granule = P::Format::GRANULE;
+        let from = VirtRange::with_len(request.old, request.old_len).ok_or(Errno::EFAULT)?;
+        self.check_move(state, &fields, from)?;
+        let map = if request.has(MREMAP_FIXED) { Map::FIXED } else { Map::empty() };
+        let addr = if request.must_move() { request.new.get() } else { 0 };
+        let new = self.place(state, PlaceRequest { addr, len: request.new_len, map, guard: 0 })?;
+        let to = VirtRange::with_len(new, request.new_len).ok_or(Errno::ENOMEM)?;
+        let charged = if fields.is_accounted() { to.pages(granule) } else { 0 };
+        self.machine.charge_commit(charged)?;
+        let moved = self.moved_fields(&fields, from, to);
+        let locked = moved.flags.contains(VmFlags::LOCKED);
+        let ops = moved.ops.clone();
+        let keeps_old = request.has(MREMAP_DONTUNMAP) || from.is_empty();
+        let gate = ClosedGate::new(self);
+        if let Err(error) = self.insert_area(state, moved) {
+            self.machine.uncharge_commit(charged);
+            return Err(error);
+        }
+        let target = ordered(to.start(), plus(to.start(), from.bytes())?);
+        let result = self.move_entries(&fields, from, target);
+        let result = result.and_then(|()| match &ops {
+            Some(ops) => ops.mremap(from, to),
+            None => Ok(()),
+        });
+        if let Err(error) = result {
+            self.move_entries_back(&fields, target, from);
+            self.unmap_range(state, to)?;
+            return Err(error);
+        }
+        if !keeps_old {
+            self.unmap_range(state, from)?;
+        } else if request.has(MREMAP_DONTUNMAP) {
+            self.leave_empty(state, &fields, from)?;
+        }
+        drop(gate);
+        if locked && request.new_len > request.old_len {
+            *populate = Some(to);
+        }
+        Ok(new)
+    }
+
+    /// The area at its new place. Anonymous memory that was never touched takes its page offset from its new address.
+    fn moved_fields(&self, fields: &VmaFields<P>, from: VirtRange, to: VirtRange) -> VmaFields<P> {
+        let granule = P::Format::GRANULE;
+        let skipped = (from.start().get() - fields.range.start().get()) >> granule.shift();
+        let untouched = fields.file.is_none() && fields.ops.is_none() && fields.anon == 0;
+        let pgoff = match untouched {
+            true => to.start().get() >> granule.shift(),
+            false => fields.pgoff.wrapping_add(skipped),
+        };
+        VmaFields { range: to, pgoff, ..fields.clone() }
+    }
+
+    /// Room in the map count, and a driver that lets the area be split.
+    fn check_move(&self, state: &MmState<P>, fields: &VmaFields<P>, from: VirtRange) -> Result<(), Errno> {
+        let most = self.machine.settings().max_map_count.load(Ordering::Relaxed);
+        if state.vmas.len() as u64 >= most.saturating_sub(3) {
+            return Err(Errno::ENOMEM);
+        }
+        let Some(ops) = &fields.ops else { return Ok(()) };
+        if from.start() != fields.range.start() {
+            ops.may_split(fields.range, from.start())?;
+        }
+        if from.end() != fields.range.end() {
+            ops.may_split(fields.range, from.end())?;
+        }
+        Ok(())
+    }
+
+    /// Moves the entries of `from` to `to`, of the same length, with truncation kept out. `move_page_tables`.
+    fn move_entries(&self, fields: &VmaFields<P>, from: VirtRange, to: VirtRange) -> Result<(), Errno> {
+        let cache = fields.file.as_ref().and_then(|file| file.cache());
+        let _mappings = cache.map(|cache| cache.lock_mappings());
+        let mut batch = self.flush_batch();
+        let result = batch.move_range(&self.table, from, to.start());
+        batch.finish();
+        Ok(result?)
+    }
+
+    /// Undoes a move that failed half-way: what came over goes back. The old tables are still there, so this cannot fail.
+    fn move_entries_back(&self, fields: &VmaFields<P>, from: VirtRange, to: VirtRange) {
+        let undone = self.move_entries(fields, from, to);
+        debug_assert!(undone.is_ok(), "the tables that the entries came from are still there");
+    }
+
+    /// What MREMAP_DONTUNMAP leaves behind: the same area, unlocked, without pages.
+    fn leave_empty(&self, state: &mut MmState<P>, fields: &VmaFields<P>, from: VirtRange) -> Result<(), Errno> {
+        let locked = VmFlags::LOCKED | VmFlags::LOCKONFAULT;
+        if !fields.flags.intersects(locked) {
+            return Ok(());
+        }
+        let (old, pages) = (fields.flags, from.pages(P::Format::GRANULE));
+        let mut rest = fields.cut(from);
+        rest.flags &= !locked;
+        let flags = rest.flags;
+        self.modify(state, rest)?;
+        state.counts.sub(old, pages);
+        state.counts.add(flags, pages);
+        Ok(())
+    }
+}
+
+/// `at` and `bytes` after it, which are known to fit.
+fn plus(at: VirtAddr, bytes: u64) -> Result<VirtAddr, Errno> {
+    at.checked_add(bytes).ok_or(Errno::EFAULT)
+}
+
+/// `check_mremap_params`.
+fn check_arguments<P: Platform>(state: &MmState<P>, request: Request) -> Result<Request, Errno> {
+    let granule = P::Format::GRANULE;
+    let known = MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP;
+    if request.flags & !known != 0 || !request.old.is_aligned(granule) {
+        return Err(Errno::EINVAL);
+    }
+    // As in Linux, a length that overflows when rounded becomes 0.
+    let old_len = granule.round_up(request.old_len).unwrap_or(0);
+    let new_len = granule.round_up(request.new_len).unwrap_or(0);
+    if new_len == 0 || new_len > state.layout.task_size_max {
+        return Err(Errno::EINVAL);
+    }
+    let request = Request { old_len, new_len, ..request };
+    if !request.must_move() {
+        return Ok(request);
+    }
+    let beyond = request.new.get() > state.layout.task_size_max - new_len;
+    let both = request.has(MREMAP_DONTUNMAP) && old_len != new_len;
+    if beyond || !request.new.is_aligned(granule) || !request.has(MREMAP_MAYMOVE) || both {
+        return Err(Errno::EINVAL);
+    }
+    let overlaps = request.old.get().saturating_add(old_len) > request.new.get()
+        && request.new.get() + new_len > request.old.get();
+    if overlaps {
+        return Err(Errno::EINVAL);
+    }
+    Ok(request)
+}
+
+/// What the area itself forbids. `check_prep_vma`.
+fn check_area<P: Platform>(vma: &Vma<P>, request: &Request) -> Result<(), Errno> {
+    let flags = vma.flags();
+    if flags.contains(VmFlags::SEALED) {
+        return Err(Errno::EPERM);
+    }
+    if request.old_len == 0 && !flags.intersects(VmFlags::SHARED | VmFlags::MAYSHARE) {
+        return Err(Errno::EINVAL);
+    }
+    if request.has(MREMAP_DONTUNMAP) && flags.intersects(VmFlags::DONTEXPAND | VmFlags::PFNMAP) {
+        return Err(Errno::EINVAL);
+    }
+    let rest = vma.range().end().get() - request.old.get();
+    let shrinks = request.old_len > request.new_len && !request.must_move();
+    if !shrinks && request.old_len > rest {
+        return Err(Errno::EFAULT);
+    }
+    Ok(())
+}

@@ -1,0 +1,83 @@
+//! What the views need of the areas of a space, read under its mmap lock.
+
+use super::mm::Mm;
+use super::vma::{Name, Vma};
+use crate::addr::VirtRange;
+use crate::object::VmFlags;
+use crate::paging::Format;
+use crate::platform::Platform;
+
+/// The name that a view shows for an area.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum AreaName<'a> {
+    /// None: plain anonymous memory.
+    None,
+    /// "[heap]", "[stack]", "[vdso]", ...
+    Special(&'a str),
+    /// Given by PR_SET_VMA_ANON_NAME.
+    Anonymous(&'a str),
+    /// The same for shared anonymous memory.
+    AnonymousShared(&'a str),
+    /// A file's path, as bytes.
+    Path(&'a [u8]),
+}
+
+/// One area, as the views show it.
+#[derive(Clone, Copy, Debug)]
+pub struct Area<'a> {
+    /// Where it lies.
+    pub range: VirtRange,
+    /// VM_* flags.
+    pub flags: VmFlags,
+    /// Offset in the file in bytes, 0 without one.
+    pub offset: u64,
+    /// Device of the file.
+    pub major: u32,
+    /// Device of the file.
+    pub minor: u32,
+    /// Inode of the file.
+    pub inode: u64,
+    /// What it is called.
+    pub name: AreaName<'a>,
+}
+
+impl<P: Platform> Mm<P> {
+    /// Shows every area, ascending, under the mmap lock for reading.
+    pub fn for_each_area(&self, mut show: impl FnMut(&Area<'_>)) {
+        let state = self.state.read();
+        let layout = state.layout;
+        for vma in state.vmas.iter() {
+            let is_heap = vma.range().start().get() < layout.brk && vma.range().end().get() > layout.start_brk;
+            let is_stack = vma.range().start().get() <= layout.start_stack && vma.range().end().get() >= layout.start_stack;
+            let place = match (is_heap && layout.start_brk != 0, is_stack && layout.start_stack != 0) {
+                (true, _) => AreaName::Special("[heap]"),
+                (_, true) => AreaName::Special("[stack]"),
+                _ => AreaName::None,
+            };
+            show(&describe(vma, place));
+        }
+    }
+}
+
+fn describe<'a, P: Platform>(vma: &'a Vma<P>, place: AreaName<'a>) -> Area<'a> {
+    let granule = P::Format::GRANULE;
+    let (range, flags) = (vma.range(), vma.flags());
+    let special = match vma.name() {
+        Some(Name::Special(name)) => Some(AreaName::Special(name)),
+        Some(Name::Anonymous(name)) if vma.is_shared() => Some(AreaName::AnonymousShared(name)),
+        Some(Name::Anonymous(name)) => Some(AreaName::Anonymous(name)),
+        None => None,
+    };
+    match (vma.file(), special) {
+        (None, special) | (Some(_), special @ Some(AreaName::Special(_))) => {
+            let name = special.unwrap_or(place);
+            Area { range, flags, offset: 0, major: 0, minor: 0, inode: 0, name }
+        }
+        (Some(file), special) => {
+            let identity = file.identity();
+            let name = special.unwrap_or(AreaName::Path(file.path()));
+            let offset = vma.pgoff() << granule.shift();
+            Area { range, flags, offset, major: identity.major, minor: identity.minor, inode: identity.inode, name }
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! `munmap`, and the removal of whatever lies in a range for everything that replaces it. Also zapping: taking pages out of a
+//! range whose mapping stays.
+
+use super::account::RssKind;
+use super::edit::{Detached, Edit, range as ordered, withdraw};
+use super::mm::{Mm, MmState, MmUser};
+use crate::addr::{VirtAddr, VirtRange};
+use crate::errno::Errno;
+use crate::object::VmFlags;
+use crate::paging::{FlushBatch, Format, Leaf};
+use crate::phys::FrameKind;
+use crate::platform::{MapEvent, Platform};
+
+/// Resident pages that left a range, by kind.
+#[derive(Default)]
+struct Gone([i64; 4]);
+
+impl Gone {
+    /// Counts a page that is being unmapped.
+    fn count(&mut self, kind: Option<FrameKind>) {
+        if let Some(kind) = kind.and_then(RssKind::of) {
+            self.0[kind as usize] += 1;
+        }
+    }
+
+    /// Takes what was counted off the resident set.
+    fn settle<P: Platform>(self, mm: &Mm<P>) {
+        let kinds = [RssKind::File, RssKind::Anon, RssKind::Swap, RssKind::Shmem];
+        for kind in kinds.into_iter().filter(|&kind| self.0[kind as usize] != 0) {
+            mm.add_rss(kind, -self.0[kind as usize]);
+        }
+    }
+}
+
+impl<P: Platform> Mm<P> {
+    /// Unmaps every page in `range`; the frames go when the batch does. `zap_page_range_single`.
+    pub(crate) fn zap_range(&self, batch: &mut FlushBatch<'_, P>, range: VirtRange) {
+        self.zap_range_but(batch, range, None);
+    }
+
+    /// The same, but pages of the kind `kept` stay.
+    pub(crate) fn zap_range_but(&self, batch: &mut FlushBatch<'_, P>, range: VirtRange, kept: Option<FrameKind>) {
+        let mut gone = Gone::default();
+        self.note_peak_rss();
+        let kind = |leaf: &Leaf| self.machine.phys().page(leaf.frame).map(|page| page.kind());
+        match kept {
+            None => batch.clear_range(&self.table, range, |_, leaf| gone.count(kind(leaf))),
+            Some(_) => {
+                let wanted = |leaf: &Leaf| kind(leaf) != kept;
+                batch.clear_range_where(&self.table, range, wanted, |_, leaf| gone.count(kind(leaf)));
+            }
+        }
+        gone.settle(self);
+    }
+}
+
+impl<P: Platform> MmUser<P> {
+    /// `munmap`. `mm/vma.c: do_vmi_munmap`. Holes are fine; areas that stick out are split.
+    ///
+    /// # Errors
+    /// - `EINVAL`: unaligned address, length 0, or beyond the space.
+    /// - `ENOMEM`: a split would exceed the most mappings, or no heap. `EPERM`: a sealed mapping.
+    /// - What a driver's `may_split` answers.
+    ///
+    /// On any error nothing has changed.
+    pub fn munmap(&self, addr: VirtAddr, len: u64) -> Result<(), Errno> {
+        let granule = P::Format::GRANULE;
+        let mut state = self.state.write();
+        let len = granule.round_up(len).filter(|&len| len != 0).ok_or(Errno::EINVAL)?;
+        let range = VirtRange::with_len(addr, len).ok_or(Errno::EINVAL)?;
+        if !addr.is_aligned(granule) || range.end().get() > state.layout.task_size_max {
+            return Err(Errno::EINVAL);
+        }
+        self.unmap_range(&mut state, range)
+    }
+
+    /// Removes every mapping in `range`, which is page-aligned. `do_vmi_align_munmap`.
+    pub(crate) fn unmap_range(&self, state: &mut MmState<P>, range: VirtRange) -> Result<(), Errno> {
+        if range.is_empty() {
+            return Ok(());
+        }
+        let (start, end) = (range.start().get(), range.end().get());
+        let Some(first) = state.vmas.find(start).filter(|vma| vma.range().start() < range.end()) else {
+            return Ok(());
+        };
+        let last = state.vmas.get(end - 1).unwrap_or(first);
+        self.check_removable(state, range)?;
+        let mut edit = Edit::new(self);
+        let mut hull = range;
+        if first.range().start() < range.start() {
+            hull = ordered(first.range().start(), hull.end());
+            edit.add(first.fields().cut(ordered(first.range().start(), range.start())))?;
+        }
+        if last.range().end() > range.end() {
+            hull = ordered(hull.start(), last.range().end());
+            edit.add(last.fields().cut(ordered(range.end(), last.range().end())))?;
+        }
+        let splits_one = edit.len() == 2 && first.range() == last.range();
+        if splits_one {
+            self.check_map_count(state, 2, 1)?;
+        }
+        state.vmas.reserve(edit.len(), self.machine.fail_point())?;
+        self.uncount(state, range);
+        let old = edit.commit(state, hull);
+        self.clear_unmapped(state, range, &old);
+        old.iter().filter(|vma| range.covers(vma.range())).for_each(|vma| {
+            if let Some(ops) = vma.operations() {
+                ops.close(vma.range());
+            }
+        });
+        old.retire(self.machine.epoch());
+        Ok(())
+    }
+
+    /// Every area in `range` may be removed, and split where the range cuts it.
+    fn check_removable(&self, state: &MmState<P>, range: VirtRange) -> Result<(), Errno> {
+        for vma in state.vmas.iter_range(range.start().get(), range.end().get()) {
+            if vma.flags().contains(VmFlags::SEALED) {
+                return Err(Errno::EPERM);
+            }
+            let Some(ops) = vma.operations() else { continue };
+            for cut in [range.start(), range.end()] {
+                if cut > vma.range().start() && cut < vma.range().end() {
+                    ops.may_split(vma.range(), cut)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the parts of areas inside `range` off the counts and gives their commit charge back.
+    fn uncount(&self, state: &mut MmState<P>, range: VirtRange) {
+        let mut accounted = 0;
+        let MmState { vmas, counts, .. } = state;
+        for vma in vmas.iter_range(range.start().get(), range.end().get()) {
+            let Some(part) = vma.range().intersection(range) else { continue };
+            let pages = part.pages(P::Format::GRANULE);
+            counts.sub(vma.flags(), pages);
+            if vma.flags().contains(VmFlags::ACCOUNT) {
+                accounted += pages;
+            }
+            if vma.file().is_some() {
+                let event = MapEvent { asid: self.asid, prot: 0, flags: 0, has_file: true, range: part };
+                self.machine.platform().hooks().uprobe_munmap(&event);
+            }
+        }
+        self.machine.uncharge_commit(accounted);
+    }
+
+    /// Unmaps the pages of a range whose areas are gone, and the page-table pages that no neighbour needs. `unmap_region`.
+    ///
+    /// The files forget the areas before tables go: a truncation that still knew them would walk those tables.
+    fn clear_unmapped(&self, state: &MmState<P>, range: VirtRange, old: &Detached<P>) {
+        let floor = state.vmas.find_prev(range.start().get()).map_or(VirtAddr::new(0), |vma| vma.range().end());
+        let ceiling = state.vmas.find(range.end().get()).map_or(self.user_end(), |vma| vma.range().start());
+        let mut batch = self.flush_batch();
+        self.zap_range(&mut batch, range);
+        withdraw(old);
+        batch.free_tables(&self.table, ordered(floor, ceiling), range);
+        batch.finish();
+    }
+}
+
+impl<P: Platform> Mm<P> {
+    /// The end of the user half of the tables.
+    pub(crate) fn user_end(&self) -> VirtAddr {
+        VirtAddr::new(1u64.checked_shl(P::Format::USER_BITS).unwrap_or(u64::MAX))
+    }
+}

@@ -1,0 +1,88 @@
+//! `/proc/PID/maps`. `fs/proc/task_mmu.c: show_map_vma`.
+
+use core::fmt::{self, Write};
+
+use crate::object::VmFlags;
+use crate::platform::Platform;
+use crate::space::{AreaName, Mm};
+
+/// Where the name starts in a line: what comes before is padded to here.
+const NAME_COLUMN: usize = 73;
+
+/// Writes the mappings of a space, a line each, as `/proc/PID/maps` shows them.
+///
+/// # Errors
+/// Only what `out` answers.
+///
+/// Holds the mmap lock for reading while it writes, so `out` must not fault on this space.
+pub fn write_maps<P: Platform>(mm: &Mm<P>, out: &mut impl Write) -> fmt::Result {
+    let mut result = Ok(());
+    mm.for_each_area(|area| {
+        if result.is_ok() {
+            let mut line = Counting { out: &mut *out, written: 0 };
+            result = write_area(area, &mut line);
+        }
+    });
+    result
+}
+
+fn write_area(area: &crate::space::Area<'_>, line: &mut Counting<'_, impl Write>) -> fmt::Result {
+    let flag = |flag: VmFlags, letter: char| if area.flags.contains(flag) { letter } else { '-' };
+    let shared = if area.flags.contains(VmFlags::MAYSHARE) { 's' } else { 'p' };
+    write!(
+        line,
+        "{:08x}-{:08x} {}{}{}{} {:08x} {:02x}:{:02x} {} ",
+        area.range.start(),
+        area.range.end(),
+        flag(VmFlags::READ, 'r'),
+        flag(VmFlags::WRITE, 'w'),
+        flag(VmFlags::EXEC, 'x'),
+        shared,
+        area.offset,
+        area.major,
+        area.minor,
+        area.inode,
+    )?;
+    if !matches!(area.name, AreaName::None) {
+        while line.written < NAME_COLUMN {
+            line.write_char(' ')?;
+        }
+    }
+    match &area.name {
+        AreaName::None => {}
+        AreaName::Special(name) => line.write_str(name)?,
+        AreaName::Anonymous(name) => write!(line, "[anon:{name}]")?,
+        AreaName::AnonymousShared(name) => write!(line, "[anon_shmem:{name}]")?,
+        AreaName::Path(path) => write_path(path, line)?,
+    }
+    line.write_char('\n')
+}
+
+/// A path with what would break the line written in octal. `seq_path` with "\n".
+fn write_path(path: &[u8], line: &mut impl Write) -> fmt::Result {
+    for part in path.utf8_chunks() {
+        for letter in part.valid().chars() {
+            match letter {
+                '\n' => line.write_str("\\012")?,
+                letter => line.write_char(letter)?,
+            }
+        }
+        for &byte in part.invalid() {
+            write!(line, "\\{byte:03o}")?;
+        }
+    }
+    Ok(())
+}
+
+/// Counts the bytes of a line.
+struct Counting<'a, W: Write> {
+    out: &'a mut W,
+    written: usize,
+}
+
+impl<W: Write> Write for Counting<'_, W> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.written += text.len();
+        self.out.write_str(text)
+    }
+}
