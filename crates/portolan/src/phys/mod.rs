@@ -542,11 +542,14 @@ impl<P: Platform> Drop for PhysOwner<P> {
     fn drop(&mut self) {
         self.drain();
         let free = self.free.0.load(Ordering::Acquire);
-        if free as u64 + 1 != self.total {
+        let zero_is_ours = self.pages[self.zero as usize].refs() == 1;
+        if free as u64 + 1 != self.total || !zero_is_ours {
             return;
         }
-        // SAFETY: every frame but the zero page is counted as free in the buddy allocator, so no `PageRef` or `Block` exists and none can come
-        // to be; whoever freed the last ones counted them with a release as its last touch of `Phys`, which the acquire above saw.
+        // SAFETY: every frame but the zero page is counted as free in the buddy allocator, and the zero page has our reference only, so no
+        // `PageRef` or `Block` exists and none can come to be. Whoever freed the last frames counted them with a release as its last touch of
+        // `Phys`, and whoever dropped a reference to the zero page did so with a release as its last touch of the metadata; both
+        // loads above acquire.
         drop(unsafe { Box::from_raw(self.0.as_ptr()) });
     }
 }

@@ -648,6 +648,37 @@ fn a_reference_may_outlive_the_machine() {
 }
 
 #[test]
+fn a_reference_to_the_zero_page_keeps_the_machine_too() {
+    let platform = Ram4K::new(&[(0, 64)]);
+    let gone = platform.gone.clone();
+    let phys = PhysOwner::new(platform).unwrap();
+    let whole = phys.0;
+    let zero = phys.get(phys.zero_page()).unwrap();
+    drop(phys);
+    assert!(!gone.load(Ordering::Relaxed) && zero.kind() == FrameKind::Zero);
+    drop(zero);
+    // SAFETY: it was leaked, since a reference was out when the owner was dropped.
+    drop(PhysOwner(whole));
+    assert!(gone.load(Ordering::Relaxed));
+}
+
+#[test]
+fn words_are_atomics() {
+    let phys = small(8);
+    let frame = phys.alloc_zeroed(FrameKind::Anon).unwrap();
+    assert_eq!(
+        frame.with_u32(4092, |word| word.fetch_add(0x0102_0304, Ordering::SeqCst)),
+        0
+    );
+    let mut bytes = [0; 4];
+    frame.read(4092, &mut bytes);
+    assert_eq!(u32::from_ne_bytes(bytes), 0x0102_0304);
+    for offset in [4096, 4094, 2, usize::MAX - 3] {
+        assert!(catch_unwind(AssertUnwindSafe(|| frame.with_u32(offset, |_| ()))).is_err());
+    }
+}
+
+#[test]
 fn the_last_put_may_race_with_the_end_of_the_machine() {
     for _ in 0..if cfg!(miri) { 10 } else { 300 } {
         let platform = Ram4K::new(&[(0, 64)]);
