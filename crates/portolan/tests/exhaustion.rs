@@ -71,6 +71,7 @@ fn each_allocation_fails_in_turn<F: Format>() {
         }
         let fired = fail.disarm();
         drop((mm, file));
+        world.machine.quiesce();
         assert_eq!(world.machine.committed_pages(), 0);
         let done = !fired && nth > LEAST;
         world.finish();

@@ -82,29 +82,45 @@ fn make<F: Format>(world: &World<F>, mm: &MmUser<Sim<F>>, call: &Call) {
             let request = MapRequest { addr: at(addr), len: bounded(flags, len), prot, flags, file, offset };
             let _ = mm.mmap(&request);
         }
-        Call::Unmap(addr, len) => drop(mm.munmap(at(addr), len)),
-        Call::Protect(addr, len, prot) => drop(mm.mprotect(at(addr), len, prot)),
+        Call::Unmap(addr, len) => {
+            let _ = mm.munmap(at(addr), len);
+        }
+        Call::Protect(addr, len, prot) => {
+            let _ = mm.mprotect(at(addr), len, prot);
+        }
         Call::Remap { old, old_len, new_len, flags, new } => {
-            drop(mm.mremap(at(old), old_len, new_len, flags, at(new)));
+            let _ = mm.mremap(at(old), old_len, new_len, flags, at(new));
         }
-        Call::Brk(addr) => drop(mm.brk(at(addr))),
+        Call::Brk(addr) => {
+            let _ = mm.brk(at(addr));
+        }
         Call::Advise(addr, len, advice) if advice == 22 || advice == 23 => {
-            drop(mm.madvise(at(addr), len.min(1 << 20), advice));
+            let _ = mm.madvise(at(addr), len.min(1 << 20), advice);
         }
-        Call::Advise(addr, len, advice) => drop(mm.madvise(at(addr), len, advice)),
-        Call::Sync(addr, len, flags) => drop(mm.msync(at(addr), len, flags)),
+        Call::Advise(addr, len, advice) => {
+            let _ = mm.madvise(at(addr), len, advice);
+        }
+        Call::Sync(addr, len, flags) => {
+            let _ = mm.msync(at(addr), len, flags);
+        }
         Call::Fault(addr, access) => {
             let access = [Access::Read, Access::Write, Access::Execute][access as usize];
             let _ = mm.handle_fault(at(addr), access);
             let _ = mm.translate(at(addr), access);
         }
-        Call::Copy(addr, len, true) => drop(mm.copy_to_user(at(addr), &vec![3; len as usize])),
-        Call::Copy(addr, len, false) => {
-            drop(mm.copy_from_user(at(addr), &mut vec![0; len as usize]));
-            drop(mm.read_cstr(at(addr), &mut vec![0; len as usize]));
+        Call::Copy(addr, len, true) => {
+            let _ = mm.copy_to_user(at(addr), &vec![3; len as usize]);
         }
-        Call::Word(addr, true) => drop(mm.compare_exchange_u32(at(addr), 0, 1)),
-        Call::Word(addr, false) => drop(mm.load_u32(at(addr))),
+        Call::Copy(addr, len, false) => {
+            let _ = mm.copy_from_user(at(addr), &mut vec![0; len as usize]);
+            let _ = mm.read_cstr(at(addr), &mut vec![0; len as usize]);
+        }
+        Call::Word(addr, true) => {
+            let _ = mm.compare_exchange_u32(at(addr), 0, 1);
+        }
+        Call::Word(addr, false) => {
+            let _ = mm.load_u32(at(addr));
+        }
         Call::Translate(start, end) => {
             if let Some(range) = portolan::addr::VirtRange::new(at(start), at(end)) {
                 mm.translate_present(range, |_, _| {});
@@ -132,6 +148,7 @@ fn run<F: Format>(calls: &[Call]) {
     mm.for_each_area(|_| lines += 1);
     assert_eq!(lines, mm.map_count());
     drop(mm);
+    world.machine.quiesce();
     assert_eq!(world.machine.committed_pages(), 0);
     world.finish();
 }

@@ -18,15 +18,12 @@ struct Run {
 }
 
 impl<P: Platform> FlushBatch<'_, P> {
-    /// Moves every entry of `from`, with its reference, to the range of the same length at `to`, which is empty and does not overlap it; the old
-    /// place will be flushed. Present and swapped pages become soft-dirty. `move_page_tables`.
-    ///
-    /// The caller holds the mmap lock for writing, keeps faults out of both ranges, and keeps away whoever reaches the entries by the reverse map.
+    /// Makes the page-table pages that [`FlushBatch::move_range`] will need, so that it cannot fail.
     ///
     /// # Errors
-    /// No frame for a page-table page at the new place: nothing was moved.
-    pub fn move_range(
-        &mut self,
+    /// No frame for a page-table page. What was linked before stays, empty.
+    pub fn reserve_move(
+        &self,
         table: &PageTable<P>,
         from: VirtRange,
         to: VirtAddr,
@@ -42,10 +39,18 @@ impl<P: Platform> FlushBatch<'_, P> {
                 at = new.covers().end();
             }
         }
-        for (part, old) in Cursor::new(table, phys, from) {
+        Ok(())
+    }
+
+    /// Moves every entry of `from`, with its reference, to the range of the same length at `to`, which is empty and does not overlap it; the old
+    /// place will be flushed. Present and swapped pages become soft-dirty. `move_page_tables`.
+    ///
+    /// The caller has reserved the move, holds the mmap lock for writing, keeps faults out of both ranges, and keeps away whoever reaches the entries
+    /// by the reverse map.
+    pub fn move_range(&mut self, table: &PageTable<P>, from: VirtRange, to: VirtAddr) {
+        for (part, old) in Cursor::new(table, self.phys(), from) {
             self.move_part(table, part, old, place(part.start(), from, to));
         }
-        Ok(())
     }
 
     /// Moves the entries of `part`, which lies in one table, to `to`, where they may lie in two.

@@ -4,7 +4,6 @@
 use core::mem::ManuallyDrop;
 use core::ptr::NonNull;
 use core::sync::atomic::AtomicU32;
-use core::sync::atomic::AtomicU32;
 
 use super::bytes;
 use super::page::{FrameKind, Page};
@@ -122,18 +121,6 @@ impl<P: Platform> PageRef<P> {
         let frame = self.bytes_at(offset, len);
         // SAFETY: `bytes_at` checked that the bytes lie in this frame.
         unsafe { bytes::fill(frame, value, len) };
-    }
-
-    /// Shows `work` the aligned 32-bit word at `offset` as an atomic: what a futex works on.
-    ///
-    /// # Panics
-    /// The word does not lie in the frame, or `offset` is not a multiple of 4.
-    #[inline]
-    pub fn with_u32<T>(&self, offset: usize, work: impl FnOnce(&AtomicU32) -> T) -> T {
-        assert!(offset % 4 == 0, "the word is not aligned");
-        let word = self.bytes_at(offset, 4).cast::<u32>();
-        // SAFETY: `bytes_at` checked that the word lies in this frame, which the reference keeps; frames are aligned to more than a word.
-        work(unsafe { AtomicU32::from_ptr(word) })
     }
 
     /// Shows an aligned word of the frame to `work` as the atomic it is to user code: what a futex needs.

@@ -4,7 +4,7 @@
 use alloc::sync::Arc;
 use core::sync::atomic::Ordering;
 
-use super::edit::{Edit, joined, mergeable_after, mergeable_before};
+use super::edit::{Edit, joined, mergeable_after, mergeable_before, range as ordered};
 use super::flags::{LEGACY_MAP_MASK, MAP_DROPPABLE, MAP_SHARED_VALIDATE, MAP_TYPE, Map, Prot, vm_flags_of_map, vm_flags_of_prot};
 use super::layout::PlaceRequest;
 use super::mm::{MmState, MmUser};
@@ -233,6 +233,17 @@ impl<P: Platform> MmUser<P> {
     /// # Errors
     /// `ENOMEM`: no heap; nothing has changed.
     pub(crate) fn insert_area(&self, state: &mut MmState<P>, fields: VmaFields<P>) -> Result<(), Errno> {
+        let nowhere = ordered(VirtAddr::new(0), VirtAddr::new(0));
+        self.insert_area_apart(state, fields, nowhere)
+    }
+
+    /// The same, but not merged with the area that is exactly `apart`, which is about to go.
+    pub(crate) fn insert_area_apart(
+        &self,
+        state: &mut MmState<P>,
+        fields: VmaFields<P>,
+        apart: VirtRange,
+    ) -> Result<(), Errno> {
         let (mut flags, pages) = (fields.flags, fields.pages());
         let mut merged = fields;
         if merged.flags.intersects(VmFlags::SPECIAL) {
@@ -240,11 +251,11 @@ impl<P: Platform> MmUser<P> {
             flags = merged.flags;
         }
         let mut hull = merged.range;
-        if let Some(prev) = mergeable_before(state, &merged) {
+        if let Some(prev) = mergeable_before(state, &merged).filter(|prev| prev.range != apart) {
             merged = joined(&prev, &merged);
             hull = merged.range;
         }
-        if let Some(next) = mergeable_after(state, &merged) {
+        if let Some(next) = mergeable_after(state, &merged).filter(|next| next.range != apart) {
             merged = joined(&merged, &next);
             hull = merged.range;
         }

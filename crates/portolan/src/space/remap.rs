@@ -1,6 +1,6 @@
 //! `mremap`: shrink, grow in place, move. Entries move, not bytes: whole page-table pages where both sides are aligned alike.
 
-use super::edit::range as ordered;
+use super::edit::{Edit, range as ordered};
 use super::flags::Map;
 use super::fork::ClosedGate;
 use super::layout::PlaceRequest;
@@ -189,34 +189,72 @@ impl<P: Platform> MmUser<P> {
         self.machine.charge_commit(charged)?;
         let moved = self.moved_fields(&fields, from, to);
         let locked = moved.flags.contains(VmFlags::LOCKED);
-        let ops = moved.ops.clone();
-        let keeps_old = request.has(MREMAP_DONTUNMAP) || from.is_empty();
         let gate = ClosedGate::new(self);
-        if let Err(error) = self.insert_area(state, moved) {
+        let result = self.move_in_steps(state, &fields, moved, from, request);
+        drop(gate);
+        if let Err(error) = result {
             self.machine.uncharge_commit(charged);
             return Err(error);
         }
-        let target = ordered(to.start(), plus(to.start(), from.bytes())?);
-        let result = self.move_entries(&fields, from, target);
-        let result = result.and_then(|()| match &ops {
-            Some(ops) => ops.mremap(from, to),
-            None => Ok(()),
-        });
-        if let Err(error) = result {
-            self.move_entries_back(&fields, target, from);
-            self.unmap_range(state, to)?;
-            return Err(error);
-        }
-        if !keeps_old {
-            self.unmap_range(state, from)?;
-        } else if request.has(MREMAP_DONTUNMAP) {
-            self.leave_empty(state, &fields, from)?;
-        }
-        drop(gate);
         if locked && request.new_len > request.old_len {
             *populate = Some(to);
         }
         Ok(new)
+    }
+
+    /// The steps of a move, each of which can fail only before it changes anything; what came before it is then undone.
+    fn move_in_steps(
+        &self,
+        state: &mut MmState<P>,
+        fields: &VmaFields<P>,
+        moved: VmaFields<P>,
+        from: VirtRange,
+        request: Request,
+    ) -> Result<(), Errno> {
+        let (to, ops) = (moved.range, moved.ops.clone());
+        let mut whole = Edit::new(self);
+        whole.add(fields.clone())?;
+        state.vmas.reserve(4, self.machine.fail_point())?;
+        // Alone, the part that moves can be unmapped at the end without a split, which could fail.
+        self.split_off(state, fields, from)?;
+        let target = ordered(to.start(), plus(to.start(), from.bytes())?);
+        let reserved = self.flush_batch().reserve_move(&self.table, from, target.start());
+        let inserted = match reserved {
+            Ok(()) => self.insert_area_apart(state, moved, from),
+            Err(error) => Err(error.into()),
+        };
+        if let Err(error) = inserted {
+            self.retire(whole.commit(state, fields.range));
+            return Err(error);
+        }
+        self.move_entries(fields, from, target);
+        if let Some(Err(error)) = ops.map(|ops| ops.mremap(from, to)) {
+            self.move_entries(fields, target, from);
+            self.unmap_range(state, to)?;
+            self.retire(whole.commit(state, fields.range));
+            return Err(error);
+        }
+        if request.has(MREMAP_DONTUNMAP) {
+            return self.leave_empty(state, fields, from, whole);
+        }
+        drop(whole);
+        self.unmap_range(state, from)
+    }
+
+    /// Makes `part` of an area one of its own, with the rests beside it.
+    fn split_off(&self, state: &mut MmState<P>, fields: &VmaFields<P>, part: VirtRange) -> Result<(), Errno> {
+        if part == fields.range || part.is_empty() {
+            return Ok(());
+        }
+        let mut edit = Edit::new(self);
+        let left = ordered(fields.range.start(), part.start());
+        let right = ordered(part.end(), fields.range.end());
+        for piece in [left, part, right].into_iter().filter(|piece| !piece.is_empty()) {
+            edit.add(fields.cut(piece))?;
+        }
+        let old = edit.commit(state, fields.range);
+        self.retire(old);
+        Ok(())
     }
 
     /// The area at its new place. Anonymous memory that was never touched takes its page offset from its new address.
@@ -248,34 +286,37 @@ impl<P: Platform> MmUser<P> {
     }
 
     /// Moves the entries of `from` to `to`, of the same length, with truncation kept out. `move_page_tables`.
-    fn move_entries(&self, fields: &VmaFields<P>, from: VirtRange, to: VirtRange) -> Result<(), Errno> {
+    fn move_entries(&self, fields: &VmaFields<P>, from: VirtRange, to: VirtRange) {
         let cache = fields.file.as_ref().and_then(|file| file.cache());
         let _mappings = cache.map(|cache| cache.lock_mappings());
         let mut batch = self.flush_batch();
-        let result = batch.move_range(&self.table, from, to.start());
+        batch.move_range(&self.table, from, to.start());
         batch.finish();
-        Ok(result?)
     }
 
-    /// Undoes a move that failed half-way: what came over goes back. The old tables are still there, so this cannot fail.
-    fn move_entries_back(&self, fields: &VmaFields<P>, from: VirtRange, to: VirtRange) {
-        let undone = self.move_entries(fields, from, to);
-        debug_assert!(undone.is_ok(), "the tables that the entries came from are still there");
-    }
-
-    /// What MREMAP_DONTUNMAP leaves behind: the same area, unlocked, without pages.
-    fn leave_empty(&self, state: &mut MmState<P>, fields: &VmaFields<P>, from: VirtRange) -> Result<(), Errno> {
+    /// What MREMAP_DONTUNMAP leaves behind: the same area, without pages; the part that was emptied is no longer locked.
+    fn leave_empty(
+        &self,
+        state: &mut MmState<P>,
+        fields: &VmaFields<P>,
+        from: VirtRange,
+        whole: Edit<'_, P>,
+    ) -> Result<(), Errno> {
         let locked = VmFlags::LOCKED | VmFlags::LOCKONFAULT;
         if !fields.flags.intersects(locked) {
+            self.retire(whole.commit(state, fields.range));
             return Ok(());
         }
+        drop(whole);
         let (old, pages) = (fields.flags, from.pages(P::Format::GRANULE));
         let mut rest = fields.cut(from);
         rest.flags &= !locked;
         let flags = rest.flags;
-        self.modify(state, rest)?;
-        state.counts.sub(old, pages);
-        state.counts.add(flags, pages);
+        // Without memory for it the emptied part stays locked, which only keeps what is put there later in memory.
+        if self.modify(state, rest).is_ok() {
+            state.counts.sub(old, pages);
+            state.counts.add(flags, pages);
+        }
         Ok(())
     }
 }

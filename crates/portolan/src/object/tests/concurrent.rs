@@ -1,10 +1,11 @@
 //! Several threads on one object: no page twice, no store lost, no stale page, no frame left over.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Barrier};
 
 use super::platform::{Disk, Ram, Random, Space, TestMachine};
-use crate::object::{Cache, MappingKind};
+use crate::errno::Errno;
+use crate::object::{Backing, Cache, MappingKind};
 
 const PAGES: u64 = 24;
 
@@ -158,4 +159,51 @@ fn truncation_leaves_no_entry_and_no_frame_behind() {
     assert_eq!(cache.cached_pages(), 0);
     machine.assert_all_back();
     cache.remove_mapping(id);
+}
+
+/// A backing that has read, and waits until it may say what.
+struct Slow {
+    reading: Barrier,
+    answer: Barrier,
+}
+
+impl Backing for Slow {
+    fn read_page(&self, _: u64, page: &mut [u8]) -> Result<(), Errno> {
+        page.fill(1);
+        self.reading.wait();
+        self.answer.wait();
+        Ok(())
+    }
+
+    fn write_page(&self, _: u64, _: &[u8]) -> Result<(), Errno> {
+        Ok(())
+    }
+
+    fn set_len(&self, _: u64) -> Result<(), Errno> {
+        Ok(())
+    }
+}
+
+#[test]
+fn what_was_read_before_a_write_does_not_come_after_it() {
+    let machine = TestMachine::<12>::new(64);
+    let slow = Arc::new(Slow {
+        reading: Barrier::new(2),
+        answer: Barrier::new(2),
+    });
+    let cache = Cache::new(&machine.machine, slow.clone(), 4096).unwrap();
+    std::thread::scope(|threads| {
+        let reader = threads.spawn(|| cache.page(0).unwrap());
+        slow.reading.wait();
+        assert_eq!(cache.write(0, &[2; 4096]), Ok(4096));
+        cache.writeback(0..1).unwrap();
+        // Clean and unused, but a reader is under way with what was there before.
+        let reclaimed = cache.reclaim(10);
+        slow.answer.wait();
+        assert_eq!(reclaimed, 0);
+        let mut byte = [0];
+        reader.join().unwrap().read(0, &mut byte);
+        assert_eq!(byte, [2]);
+    });
+    assert_eq!(cache.reclaim(10), 1);
 }

@@ -1,14 +1,15 @@
 //! What happens to entries when the object under them changes, and the registry that finds them.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, Weak};
 
-use super::platform::{Mapped, Random, Space};
+use super::platform::{Mapped, Ram, Random, Space};
 use super::small;
 use crate::addr::{VirtAddr, VirtRange};
+use crate::object::Cache;
 use crate::object::mapping::{Mapper, Mapping, MappingKind, MappingSet, ZapReason};
-use crate::phys::FailPoint;
+use crate::phys::{FailPoint, PageRef};
 
 #[test]
 fn truncation_takes_entries_and_private_copies_and_zeroes_the_tail() {
@@ -113,7 +114,7 @@ fn locked_mappings_keep_zaps_out() {
     std::thread::scope(|threads| {
         let locked = cache.lock_mappings();
         let truncation = threads.spawn(|| cache.truncate(0));
-        while cache.truncations() == 0 {
+        while cache.size() != 0 {
             std::thread::yield_now();
         }
         assert_eq!(space.zaps.load(Ordering::Relaxed), 0);
@@ -252,4 +253,57 @@ fn a_registry_of_many_equal_mappings_is_shallow() {
         set.remove(id);
     }
     assert!(set.is_empty());
+}
+
+/// Faults the page in again as soon as it is zapped for the first time.
+struct Stubborn {
+    cache: Weak<Cache<Ram<12>>>,
+    entry: Mutex<Option<(u64, PageRef<Ram<12>>)>>,
+    zaps: AtomicU64,
+}
+
+impl Mapper for Stubborn {
+    fn zap(&self, _: VirtRange, _: ZapReason) {
+        let cache = self.cache.upgrade().unwrap();
+        let mut entry = self.entry.lock().unwrap();
+        *entry = None;
+        if self.zaps.fetch_add(1, Ordering::Relaxed) == 0 {
+            *entry = cache.lookup(0).map(|page| (cache.truncations(), page));
+        }
+    }
+
+    fn write_protect(&self, _: VirtRange) {}
+}
+
+#[test]
+fn a_fault_between_the_zap_and_the_end_of_the_page_is_swept_too() {
+    let (machine, _, cache) = small(vec![1; 4096]);
+    let (weak, entry, zaps) = (Arc::downgrade(&cache), Mutex::default(), AtomicU64::new(0));
+    let space = Arc::new(Stubborn {
+        cache: weak,
+        entry,
+        zaps,
+    });
+    let id = cache.reserve_mapping().unwrap();
+    let (start, kind) = (VirtAddr::new(0x1000), MappingKind::SharedWritable);
+    cache.fill_mapping(
+        id,
+        Mapping {
+            space: space.clone(),
+            start,
+            first_page: 0,
+            pages: 1,
+            kind,
+        },
+    );
+    let truncations = [cache.truncations(), {
+        cache.page(0).unwrap();
+        cache.punch_hole(0..1).unwrap();
+        cache.truncations()
+    }];
+    assert!(space.entry.lock().unwrap().is_none());
+    assert_eq!(truncations[1] - truncations[0], 2);
+    cache.remove_mapping(id);
+    drop((cache, space));
+    machine.assert_all_back();
 }

@@ -241,3 +241,12 @@ fn a_file_that_grew_is_as_long_outside_even_if_its_end_is_a_hole() {
     assert_eq!(disk.contents().len(), 3 * 4096 + 3);
     assert!(disk.contents()[10..].iter().all(|&byte| byte == 0));
 }
+
+#[test]
+fn the_object_ends_where_its_size_says_even_if_the_backing_is_longer() {
+    let (_machine, disk, cache) = small(vec![7; 50]);
+    *disk.bytes.lock().unwrap() = vec![7; 100];
+    let mut tail = [9; 10];
+    cache.page(0).unwrap().read(45, &mut tail);
+    assert_eq!(tail, [7, 7, 7, 7, 7, 0, 0, 0, 0, 0]);
+}

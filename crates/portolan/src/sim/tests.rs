@@ -1,0 +1,1 @@
+//! The machine itself: its memory, its TLBs and what they are told to forget.
