@@ -11,7 +11,7 @@ cc -O2 -o "$work/compute" tests/guest/compute.c
 head -c 50000000 /dev/urandom > "$work/noise"
 head -c 15000000 /dev/urandom | base64 > "$work/words"
 
-# The fastest run of a command, in milliseconds.
+# The fastest run of a command, in microseconds.
 fastest() {
     local best= start end
     for ((run = 0; run < runs; run++)); do

@@ -14,6 +14,7 @@ use portolan::errno::Errno;
 use portolan::paging::{Format, X86_64};
 use portolan_kernel::engine::Registers;
 
+#[link(name = "c")]
 unsafe extern "C" {
     fn aligned_alloc(align: usize, size: usize) -> *mut c_void;
     fn free(memory: *mut c_void);

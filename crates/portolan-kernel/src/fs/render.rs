@@ -1,0 +1,421 @@
+//! What the files of /proc say, in Linux's formats, and what may be written to them. Not for: where they hang in the tree (`proc`).
+
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt::Write;
+use core::sync::atomic::Ordering;
+use core::time::Duration;
+
+use portolan::addr::VirtAddr;
+use portolan::errno::Errno;
+use portolan::machine::Overcommit;
+use portolan::paging::Format;
+use portolan::platform::Platform;
+use portolan::space::MmUser;
+use portolan::view::write_maps;
+
+use super::abi;
+use super::proc::{ProcNode, TextFile};
+use super::vfs::Session;
+
+/// The whole text of a file, as it is now.
+///
+/// # Errors
+/// `EIO`: it could not be made. `ENOENT`: the descriptor is closed. Those of the outer file where it is that file's text.
+pub fn render<P: Platform>(session: &Session<'_, P>, node: ProcNode) -> Result<Vec<u8>, Errno> {
+    match node {
+        ProcNode::Text(file) => text(session, file),
+        ProcNode::FdInfo(fd) => fd_info(session, fd),
+        _ => Err(Errno::EINVAL),
+    }
+}
+
+fn text<P: Platform>(session: &Session<'_, P>, file: TextFile) -> Result<Vec<u8>, Errno> {
+    let names = &session.vfs.identity().names;
+    let settings = session.vfs.machine.settings();
+    let line = |value: u64| {
+        let mut text = String::new();
+        let _ = writeln!(text, "{value}");
+        text.into_bytes()
+    };
+    let name_line = |name: &[u8]| [name, b"\n"].concat();
+    let layout = mm(session)?.layout();
+    Ok(match file {
+        TextFile::Maps => {
+            let mut text = String::new();
+            write_maps(mm(session)?, &mut text).map_err(|_| Errno::EIO)?;
+            text.into_bytes()
+        }
+        TextFile::Status => status(session)?.into_bytes(),
+        TextFile::Statm => statm(session)?.into_bytes(),
+        TextFile::Stat => task_stat(session)?,
+        TextFile::Auxv => session
+            .task
+            .auxv()
+            .iter()
+            .flat_map(|word| word.to_ne_bytes())
+            .collect(),
+        TextFile::Cmdline => memory(session, layout.arg_start, layout.arg_end)?,
+        TextFile::Environ => memory(session, layout.env_start, layout.env_end)?,
+        TextFile::Comm => name_line(&session.task.name()),
+        TextFile::Limits => limits(session).into_bytes(),
+        TextFile::Mounts => outer(session, b"/proc/self/mounts")?,
+        TextFile::MountInfo => outer(session, b"/proc/self/mountinfo")?,
+        TextFile::Cgroup => outer(session, b"/proc/self/cgroup")?,
+        TextFile::Personality => {
+            let mut text = String::new();
+            let _ = writeln!(text, "{:08x}", session.task.personality());
+            text.into_bytes()
+        }
+        TextFile::OomScore | TextFile::OomScoreAdj => line(0),
+        TextFile::MemInfo => mem_info(session)?.into_bytes(),
+        TextFile::CpuInfo => outer(session, b"/proc/cpuinfo")?,
+        TextFile::SystemStat => outer(session, b"/proc/stat")?,
+        TextFile::Uptime => outer(session, b"/proc/uptime")?,
+        TextFile::LoadAvg => outer(session, b"/proc/loadavg")?,
+        TextFile::FileSystems => outer(session, b"/proc/filesystems")?,
+        TextFile::Version => outer(session, b"/proc/version")?,
+        TextFile::OvercommitMemory => line(settings.overcommit() as u64),
+        TextFile::OvercommitRatio => line(settings.overcommit_ratio.load(Ordering::Relaxed)),
+        TextFile::MaxMapCount => line(settings.max_map_count.load(Ordering::Relaxed)),
+        TextFile::MmapMinAddr => line(settings.mmap_min_addr.load(Ordering::Relaxed)),
+        TextFile::OsRelease => name_line(&names.release),
+        TextFile::OsType => name_line(&names.sysname),
+        TextFile::OsVersion => name_line(&names.version),
+        TextFile::HostName => name_line(&names.nodename),
+        TextFile::RandomizeVaSpace => line(session.task.randomize().into()),
+        TextFile::PidMax => line(4_194_304),
+        TextFile::CapLastCap => line(40),
+        TextFile::ThreadsMax => line(192_730),
+        TextFile::FileMax => line(i64::MAX as u64),
+        TextFile::NrOpen => line(1_048_576),
+        TextFile::PipeMaxSize => line(1_048_576),
+    })
+}
+
+/// What the outer /proc says where the guest may know it as it is.
+fn outer<P: Platform>(session: &Session<'_, P>, path: &[u8]) -> Result<Vec<u8>, Errno> {
+    let file = session.out.open(path, abi::O_RDONLY, 0)?;
+    let (mut text, mut part) = (Vec::new(), [0; 4096]);
+    loop {
+        match file.read(&mut part)? {
+            0 => return Ok(text),
+            count => text.extend_from_slice(&part[..count]),
+        }
+    }
+}
+
+/// What lies between two addresses of the task, as far as it can be read. The two are what the program says of itself.
+fn memory<P: Platform>(session: &Session<'_, P>, start: u64, end: u64) -> Result<Vec<u8>, Errno> {
+    const MOST: u64 = 4 << 20;
+    let mut bytes = alloc::vec![0; end.saturating_sub(start).min(MOST) as usize];
+    match mm(session)?.copy_from_user(VirtAddr::new(start), &mut bytes) {
+        Ok(()) => Ok(bytes),
+        Err(Errno::EFAULT) => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
+}
+
+fn mm<'a, P: Platform>(session: &Session<'a, P>) -> Result<&'a MmUser<P>, Errno> {
+    session.task.mm().ok_or(Errno::ESRCH)
+}
+
+fn text_pages<P: Platform>(mm: &MmUser<P>) -> u64 {
+    let (layout, granule) = (mm.layout(), P::Format::GRANULE);
+    let end = granule.round_up(layout.end_code).unwrap_or(layout.end_code);
+    end.saturating_sub(granule.round_down(layout.start_code)) >> granule.shift()
+}
+
+fn statm<P: Platform>(session: &Session<'_, P>) -> Result<String, Errno> {
+    let mm = mm(session)?;
+    let (counts, rss) = (mm.counts(), mm.rss());
+    let (shared, data) = (rss.file + rss.shmem, counts.data + counts.stack);
+    let mut text = String::new();
+    let _ = writeln!(
+        text,
+        "{} {} {shared} {} 0 {data} 0",
+        counts.total,
+        rss.total(),
+        text_pages(mm)
+    );
+    Ok(text)
+}
+
+fn status<P: Platform>(session: &Session<'_, P>) -> Result<String, Errno> {
+    let task = session.task;
+    let identity = session.vfs.identity();
+    let [ppid, pgid, sid] = task.family();
+    let (pid, tid) = (task.pid(), task.tid());
+    let ids = |ids: [u32; 3]| alloc::format!("{}\t{}\t{}\t{}", ids[0], ids[1], ids[2], ids[1]);
+    let highest = task
+        .descriptors()
+        .keys()
+        .next_back()
+        .map_or(0, |&fd| fd as usize + 1);
+    let size = highest.max(64).next_power_of_two();
+    let groups: String = identity
+        .groups
+        .iter()
+        .map(|group| alloc::format!("{group} "))
+        .collect();
+    let mut text = String::new();
+    let name = task.name();
+    let _ = write!(
+        text,
+        "Name:\t{}\nUmask:\t{:04o}\nState:\tR (running)\nTgid:\t{pid}\nNgid:\t0\nPid:\t{tid}\nPPid:\t{ppid}\nTracerPid:\t0\n\
+         Uid:\t{}\nGid:\t{}\nFDSize:\t{size}\nGroups:\t{groups} \nNStgid:\t{pid}\nNSpid:\t{tid}\nNSpgid:\t{pgid}\nNSsid:\t{sid}\nKthread:\t0\n",
+        String::from_utf8_lossy(&name),
+        task.place().umask,
+        ids(identity.uid),
+        ids(identity.gid),
+    );
+    status_memory(mm(session)?, &mut text);
+    let signals = task.signals();
+    let capable: u64 = if identity.uid[1] == 0 {
+        (1 << 41) - 1
+    } else {
+        0
+    };
+    let _ = write!(
+        text,
+        "CoreDumping:\t0\nTHP_enabled:\t0\nuntag_mask:\t0xffffffffffffffff\nThreads:\t{}\nSigQ:\t0/{}\nSigPnd:\t{:016x}\nShdPnd:\t{:016x}\n\
+         SigBlk:\t{:016x}\nSigIgn:\t{:016x}\nSigCgt:\t{:016x}\nCapInh:\t{:016x}\nCapPrm:\t{capable:016x}\nCapEff:\t{capable:016x}\n\
+         CapBnd:\t{:016x}\nCapAmb:\t{:016x}\nNoNewPrivs:\t0\nSeccomp:\t0\nSeccomp_filters:\t0\n",
+        task.threads(),
+        task.limits()[11].0,
+        signals.pending,
+        signals.shared_pending,
+        signals.blocked,
+        signals.ignored,
+        signals.caught,
+        0,
+        (1u64 << 41) - 1,
+        0,
+    );
+    Ok(text)
+}
+
+fn status_memory<P: Platform>(mm: &MmUser<P>, text: &mut String) {
+    let (counts, rss) = (mm.counts(), mm.rss());
+    let kilo = |pages: u64| pages << (P::Format::GRANULE.shift() - 10);
+    let code = text_pages(mm);
+    let rows = [
+        ("VmPeak", kilo(counts.peak.max(counts.total))),
+        ("VmSize", kilo(counts.total)),
+        ("VmLck", kilo(counts.locked)),
+        ("VmPin", 0),
+        ("VmHWM", kilo(mm.peak_rss().max(rss.total()))),
+        ("VmRSS", kilo(rss.total())),
+        ("RssAnon", kilo(rss.anon)),
+        ("RssFile", kilo(rss.file)),
+        ("RssShmem", kilo(rss.shmem)),
+        ("VmData", kilo(counts.data)),
+        ("VmStk", kilo(counts.stack)),
+        ("VmExe", kilo(code)),
+        ("VmLib", kilo(counts.exec.saturating_sub(code))),
+        ("VmPTE", mm.table_bytes() / 1024),
+        ("VmSwap", kilo(rss.swap)),
+        ("HugetlbPages", 0),
+    ];
+    for (name, value) in rows {
+        let _ = writeln!(text, "{name}:\t{value:8} kB");
+    }
+}
+
+/// Clock ticks of a duration. `USER_HZ` is 100.
+fn ticks(time: Duration) -> u64 {
+    (time.as_millis() / 10) as u64
+}
+
+fn task_stat<P: Platform>(session: &Session<'_, P>) -> Result<Vec<u8>, Errno> {
+    let task = session.task;
+    let (mm, [ppid, pgid, sid], [minor, major]) = (mm(session)?, task.family(), task.faults());
+    let (layout, counts, signals) = (mm.layout(), mm.counts(), task.signals());
+    let (user, system) = session.out.cpu_time();
+    let started = ticks(session.out.boottime()).saturating_sub(ticks(user + system));
+    let mut text = Vec::new();
+    text.extend_from_slice(alloc::format!("{} (", task.tid()).as_bytes());
+    text.extend_from_slice(&task.name());
+    let mut rest = String::new();
+    let _ = write!(
+        rest,
+        ") R {ppid} {pgid} {sid} 0 -1 4194304 {minor} 0 {major} 0 {} {} 0 0 20 0 ",
+        ticks(user),
+        ticks(system)
+    );
+    let _ = write!(
+        rest,
+        "{} 0 {started} {} {} ",
+        task.threads(),
+        counts.total << P::Format::GRANULE.shift(),
+        mm.rss().total()
+    );
+    let _ = write!(
+        rest,
+        "{} {} {} {} 0 0 ",
+        task.limits()[5].0,
+        layout.start_code,
+        layout.end_code,
+        layout.start_stack
+    );
+    let _ = write!(
+        rest,
+        "{} {} {} {} ",
+        signals.pending, signals.blocked, signals.ignored, signals.caught
+    );
+    let _ = write!(
+        rest,
+        "0 0 0 17 0 0 0 0 0 0 {} {} {} ",
+        layout.start_data, layout.end_data, layout.start_brk
+    );
+    let _ = writeln!(
+        rest,
+        "{} {} {} {} 0",
+        layout.arg_start, layout.arg_end, layout.env_start, layout.env_end
+    );
+    text.extend_from_slice(rest.as_bytes());
+    Ok(text)
+}
+
+const LIMITS: [(&str, &str); 16] = [
+    ("Max cpu time", "seconds"),
+    ("Max file size", "bytes"),
+    ("Max data size", "bytes"),
+    ("Max stack size", "bytes"),
+    ("Max core file size", "bytes"),
+    ("Max resident set", "bytes"),
+    ("Max processes", "processes"),
+    ("Max open files", "files"),
+    ("Max locked memory", "bytes"),
+    ("Max address space", "bytes"),
+    ("Max file locks", "locks"),
+    ("Max pending signals", "signals"),
+    ("Max msgqueue size", "bytes"),
+    ("Max nice priority", ""),
+    ("Max realtime priority", ""),
+    ("Max realtime timeout", "us"),
+];
+
+fn limits<P: Platform>(session: &Session<'_, P>) -> String {
+    let mut text = String::new();
+    let _ = writeln!(
+        text,
+        "{:<25} {:<20} {:<20} {:<10}",
+        "Limit", "Soft Limit", "Hard Limit", "Units"
+    );
+    let value = |limit: u64| {
+        if limit == u64::MAX {
+            String::from("unlimited")
+        } else {
+            alloc::format!("{limit}")
+        }
+    };
+    for ((name, unit), (soft, hard)) in LIMITS.iter().zip(session.task.limits()) {
+        let (soft, hard) = (value(soft), value(hard));
+        let _ = match unit.is_empty() {
+            true => writeln!(text, "{name:<25} {soft:<20} {hard:<20} "),
+            false => writeln!(text, "{name:<25} {soft:<20} {hard:<20} {unit:<10}"),
+        };
+    }
+    text
+}
+
+fn fd_info<P: Platform>(session: &Session<'_, P>, fd: u32) -> Result<Vec<u8>, Errno> {
+    let descriptors = session.task.descriptors();
+    let (file, on_exec) = descriptors.get(&fd).ok_or(Errno::ENOENT)?;
+    let close = if *on_exec == super::fdtable::OnExec::Close {
+        abi::O_CLOEXEC
+    } else {
+        0
+    };
+    let flags = file.flags() | close;
+    let ino = file.stat(session).map_or(0, |stat| stat.ino);
+    Ok(alloc::format!(
+        "pos:\t{}\nflags:\t0{flags:o}\nmnt_id:\t0\nino:\t{ino}\n",
+        file.position()
+    )
+    .into_bytes())
+}
+
+fn mem_info<P: Platform>(session: &Session<'_, P>) -> Result<String, Errno> {
+    let machine = &session.vfs.machine;
+    let kilo = |pages: u64| pages << (P::Format::GRANULE.shift() - 10);
+    let (total, free) = (
+        kilo(machine.phys().total_frames()),
+        kilo(machine.phys().free_frames()),
+    );
+    let cached: u64 = session
+        .vfs
+        .inodes
+        .all()
+        .iter()
+        .map(|inode| inode.cache().cached_pages())
+        .sum();
+    let mm = mm(session)?;
+    let rss = mm.rss();
+    let rows = [
+        ("MemTotal", total),
+        ("MemFree", free),
+        ("MemAvailable", free.saturating_add(kilo(cached)).min(total)),
+        ("Buffers", 0),
+        ("Cached", kilo(cached)),
+        ("SwapCached", 0),
+        ("SwapTotal", 0),
+        ("SwapFree", 0),
+        ("AnonPages", kilo(rss.anon)),
+        ("Mapped", kilo(rss.file + rss.shmem)),
+        ("Shmem", kilo(rss.shmem)),
+        ("PageTables", mm.table_bytes() / 1024),
+        ("CommitLimit", kilo(machine.commit_limit_pages())),
+        ("Committed_AS", kilo(machine.committed_pages())),
+    ];
+    let mut text = String::new();
+    for (name, value) in rows {
+        let name = alloc::format!("{name}:");
+        let _ = writeln!(text, "{name:<15} {value:>8} kB");
+    }
+    for (name, value) in [("HugePages_Total", 0), ("HugePages_Free", 0)] {
+        let name = alloc::format!("{name}:");
+        let _ = writeln!(text, "{name:<15} {value:>7}");
+    }
+    let _ = writeln!(text, "Hugepagesize:   {:>8} kB", 2048);
+    Ok(text)
+}
+
+/// Writes to a file of /proc.
+///
+/// # Errors
+/// `EINVAL`: not a number, or none of the values it has. `EPERM`: not the user's to change.
+pub fn store<P: Platform>(
+    session: &Session<'_, P>,
+    file: TextFile,
+    from: &[u8],
+) -> Result<(), Errno> {
+    let settings = session.vfs.machine.settings();
+    let number = || {
+        let text = core::str::from_utf8(from).map_err(|_| Errno::EINVAL)?;
+        text.trim().parse::<u64>().map_err(|_| Errno::EINVAL)
+    };
+    match file {
+        TextFile::OvercommitMemory => settings.set_overcommit(match number()? {
+            0 => Overcommit::Guess,
+            1 => Overcommit::Always,
+            2 => Overcommit::Never,
+            _ => return Err(Errno::EINVAL),
+        }),
+        TextFile::OvercommitRatio => settings
+            .overcommit_ratio
+            .store(number()?, Ordering::Relaxed),
+        TextFile::MaxMapCount => {
+            let count = number()?;
+            if count > i32::MAX as u64 {
+                return Err(Errno::EINVAL);
+            }
+            settings.max_map_count.store(count, Ordering::Relaxed);
+        }
+        TextFile::MmapMinAddr => settings.mmap_min_addr.store(number()?, Ordering::Relaxed),
+        TextFile::Comm => return Err(Errno::EPERM),
+        _ => return Err(Errno::EINVAL),
+    }
+    Ok(())
+}
