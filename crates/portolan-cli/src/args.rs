@@ -7,9 +7,6 @@ use std::path::PathBuf;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 
-/// How many bytes of memory a program is given by default.
-pub const DEFAULT_MEMORY: u64 = 2 << 30;
-
 /// The command.
 #[derive(Parser, Debug)]
 #[command(
@@ -131,22 +128,41 @@ Not supported yet: fork, exec and threads. A system call that is missing answers
 fn parse_size(text: &str) -> Result<u64, String> {
     const UNITS: [(char, u32); 4] = [('K', 10), ('M', 20), ('G', 30), ('T', 40)];
     let upper = text.trim().to_ascii_uppercase();
-    let short = upper.strip_suffix("IB").or_else(|| upper.strip_suffix('B')).unwrap_or(&upper);
-    let unit = UNITS.iter().find_map(|&(letter, shift)| short.strip_suffix(letter).map(|number| (number, shift)));
+    let short = upper
+        .strip_suffix("IB")
+        .or_else(|| upper.strip_suffix('B'))
+        .unwrap_or(&upper);
+    let unit = UNITS
+        .iter()
+        .find_map(|&(letter, shift)| short.strip_suffix(letter).map(|number| (number, shift)));
     let (number, shift) = unit.unwrap_or((short, 0));
-    let number: u64 = number.parse().map_err(|_| "expected a number of bytes such as 512M or 4G".to_owned())?;
-    let bytes = number.checked_mul(1 << shift).filter(|&bytes| bytes <= 1 << 46);
+    let number: u64 = number
+        .parse()
+        .map_err(|_| "expected a number of bytes such as 512M or 4G".to_owned())?;
+    let bytes = number
+        .checked_mul(1 << shift)
+        .filter(|&bytes| bytes <= 1 << 46);
     let bytes = bytes.ok_or_else(|| "more than 64T".to_owned())?;
-    if bytes < 8 << 20 { Err("less than 8M, too little for any program".to_owned()) } else { Ok(bytes) }
+    if bytes < 8 << 20 {
+        Err("less than 8M, too little for any program".to_owned())
+    } else {
+        Ok(bytes)
+    }
 }
 
 /// NAME=VALUE as bytes.
 fn parse_variable(text: OsString) -> Result<Variable, String> {
     let bytes = text.as_bytes();
-    let split = bytes.iter().position(|&byte| byte == b'=').filter(|&at| at != 0);
+    let split = bytes
+        .iter()
+        .position(|&byte| byte == b'=')
+        .filter(|&at| at != 0);
     let split = split.ok_or_else(|| "expected NAME=VALUE".to_owned())?;
     let value = OsString::from_vec(bytes[split + 1..].to_vec());
-    Ok(Variable { name: OsStr::from_bytes(&bytes[..split]).to_owned(), value })
+    Ok(Variable {
+        name: OsStr::from_bytes(&bytes[..split]).to_owned(),
+        value,
+    })
 }
 
 #[cfg(test)]
@@ -167,8 +183,20 @@ mod tests {
         assert_eq!(parse_size("4g"), Ok(4 << 30));
         assert_eq!(parse_size("4GiB"), Ok(4 << 30));
         assert_eq!(parse_size("1T"), Ok(1 << 40));
-        assert_eq!(parse_size("2G"), Ok(DEFAULT_MEMORY));
-        for bad in ["", "M", "-1", "4 K", "1K", "0", "65T", "99999999999999999999", "18446744073709551615K", "1.5G", "4X"] {
+        assert_eq!(parse_size("2G"), Ok(2 << 30));
+        for bad in [
+            "",
+            "M",
+            "-1",
+            "4 K",
+            "1K",
+            "0",
+            "65T",
+            "99999999999999999999",
+            "18446744073709551615K",
+            "1.5G",
+            "4X",
+        ] {
             assert!(parse_size(bad).is_err(), "{bad}");
         }
     }
@@ -193,7 +221,12 @@ mod tests {
 
     #[test]
     fn variables() {
-        let variable = |name: &str, value: &str| Ok(Variable { name: name.into(), value: value.into() });
+        let variable = |name: &str, value: &str| {
+            Ok(Variable {
+                name: name.into(),
+                value: value.into(),
+            })
+        };
         assert_eq!(parse_variable("A=b".into()), variable("A", "b"));
         assert_eq!(parse_variable("A=".into()), variable("A", ""));
         assert_eq!(parse_variable("A=b=c".into()), variable("A", "b=c"));

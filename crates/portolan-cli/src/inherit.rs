@@ -31,8 +31,15 @@ const LIMITS: [Resource; 16] = [
 ];
 
 /// The signals that somebody may send to a program by way of the command.
-const FORWARDED: [Signal; 7] =
-    [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM, Signal::SIGUSR1, Signal::SIGUSR2, Signal::SIGWINCH];
+const FORWARDED: [Signal; 7] = [
+    Signal::SIGHUP,
+    Signal::SIGINT,
+    Signal::SIGQUIT,
+    Signal::SIGTERM,
+    Signal::SIGUSR1,
+    Signal::SIGUSR2,
+    Signal::SIGWINCH,
+];
 
 /// Soft and hard limits by RLIMIT_* number; `None` where the system does not say.
 pub fn limits() -> [Option<(u64, u64)>; 16] {
@@ -46,14 +53,17 @@ pub fn personality() -> u32 {
 
 /// Whether this system randomises address spaces at all.
 pub fn randomises() -> bool {
-    std::fs::read_to_string("/proc/sys/kernel/randomize_va_space").map_or(true, |text| text.trim() != "0")
+    std::fs::read_to_string("/proc/sys/kernel/randomize_va_space")
+        .map_or(true, |text| text.trim() != "0")
 }
 
 /// The signals that the invoker ignores, bit N-1 for signal N. SIGPIPE is left out: it is our own start-up code that ignores that one.
 pub fn ignored_signals() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let field = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    let ignored = field.and_then(|text| u64::from_str_radix(text.trim(), 16).ok()).unwrap_or(0);
+    let ignored = field
+        .and_then(|text| u64::from_str_radix(text.trim(), 16).ok())
+        .unwrap_or(0);
     ignored & !(1 << (Signal::SIGPIPE as i32 - 1))
 }
 
@@ -100,9 +110,17 @@ mod tests {
         ];
         let text = std::fs::read_to_string("/proc/self/limits").expect("/proc/self/limits");
         for ((line, name), limit) in text.lines().skip(1).zip(names).zip(limits()) {
-            let rest = line.strip_prefix(name).unwrap_or_else(|| panic!("{name} is not {line}"));
+            let rest = line
+                .strip_prefix(name)
+                .unwrap_or_else(|| panic!("{name} is not {line}"));
             let soft = rest.split_whitespace().next().unwrap_or_default();
-            let shown = limit.map(|(soft, _)| if soft == u64::MAX { "unlimited".to_owned() } else { soft.to_string() });
+            let shown = limit.map(|(soft, _)| {
+                if soft == u64::MAX {
+                    "unlimited".to_owned()
+                } else {
+                    soft.to_string()
+                }
+            });
             assert_eq!(shown.as_deref(), Some(soft), "{name}");
         }
     }

@@ -31,17 +31,26 @@ struct Failure {
 impl Failure {
     /// Portolan cannot do what it was asked for.
     fn own(message: impl fmt::Display) -> Self {
-        Self { status: FAILED, message: message.to_string() }
+        Self {
+            status: FAILED,
+            message: message.to_string(),
+        }
     }
 
     /// The program exists, but cannot be executed.
     fn cannot_execute(message: impl fmt::Display) -> Self {
-        Self { status: 126, message: message.to_string() }
+        Self {
+            status: 126,
+            message: message.to_string(),
+        }
     }
 
     /// There is no such program.
     fn not_found(message: impl fmt::Display) -> Self {
-        Self { status: 127, message: message.to_string() }
+        Self {
+            status: 127,
+            message: message.to_string(),
+        }
     }
 }
 
@@ -51,7 +60,11 @@ fn main() -> ExitCode {
         Err(error) => {
             // Help and version arrive here as well; nothing is left to do when they cannot be written.
             let _ = error.print();
-            return if error.use_stderr() { ExitCode::from(FAILED) } else { ExitCode::SUCCESS };
+            return if error.use_stderr() {
+                ExitCode::from(FAILED)
+            } else {
+                ExitCode::SUCCESS
+            };
         }
     };
     let Command::Run(options) = &cli.command;

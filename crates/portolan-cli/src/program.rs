@@ -20,7 +20,10 @@ pub enum NoProgram {
 }
 
 /// The caller's environment with `changes` made, each as "NAME=VALUE"; a later change of a name replaces an earlier one.
-pub fn environment(inherited: impl Iterator<Item = (OsString, OsString)>, changes: &[Variable]) -> Vec<Vec<u8>> {
+pub fn environment(
+    inherited: impl Iterator<Item = (OsString, OsString)>,
+    changes: &[Variable],
+) -> Vec<Vec<u8>> {
     let mut variables: Vec<(OsString, OsString)> = inherited.collect();
     for change in changes {
         match variables.iter_mut().find(|(name, _)| *name == change.name) {
@@ -28,13 +31,21 @@ pub fn environment(inherited: impl Iterator<Item = (OsString, OsString)>, change
             None => variables.push((change.name.clone(), change.value.clone())),
         }
     }
-    variables.into_iter().map(|(name, value)| [name.as_bytes(), b"=", value.as_bytes()].concat()).collect()
+    variables
+        .into_iter()
+        .map(|(name, value)| [name.as_bytes(), b"=", value.as_bytes()].concat())
+        .collect()
 }
 
 /// The value of PATH among variables of the form "NAME=VALUE".
 pub fn path_of(environment: &[Vec<u8>]) -> OsString {
-    let value = environment.iter().find_map(|variable| variable.strip_prefix(b"PATH="));
-    value.map_or_else(|| DEFAULT_PATH.into(), |value| OsString::from_vec(value.to_vec()))
+    let value = environment
+        .iter()
+        .find_map(|variable| variable.strip_prefix(b"PATH="));
+    value.map_or_else(
+        || DEFAULT_PATH.into(),
+        |value| OsString::from_vec(value.to_vec()),
+    )
 }
 
 /// The file that `name` means to a program whose working directory is `cwd`: as it is when it contains a slash, else the first that can be
@@ -52,7 +63,11 @@ pub fn find(name: &OsStr, path: &OsStr, cwd: &Path) -> Result<PathBuf, NoProgram
     }
     let mut result = NoProgram::Missing;
     for directory in path.as_bytes().split(|&byte| byte == b':') {
-        let directory = if directory.is_empty() { Path::new(".") } else { Path::new(OsStr::from_bytes(directory)) };
+        let directory = if directory.is_empty() {
+            Path::new(".")
+        } else {
+            Path::new(OsStr::from_bytes(directory))
+        };
         let file = directory.join(name);
         match check(&cwd.join(&file)) {
             Ok(()) => return Ok(file),
@@ -68,10 +83,14 @@ fn check(file: &Path) -> Result<(), NoProgram> {
     use std::io::ErrorKind::{NotADirectory, NotFound, PermissionDenied};
     match std::fs::metadata(file) {
         Ok(attributes) if attributes.is_dir() => Err(NoProgram::Unusable("is a directory")),
-        Ok(attributes) if attributes.permissions().mode() & 0o111 == 0 => Err(NoProgram::Unusable("permission denied")),
+        Ok(attributes) if attributes.permissions().mode() & 0o111 == 0 => {
+            Err(NoProgram::Unusable("permission denied"))
+        }
         Ok(_) => Ok(()),
         Err(error) if matches!(error.kind(), NotFound | NotADirectory) => Err(NoProgram::Missing),
-        Err(error) if error.kind() == PermissionDenied => Err(NoProgram::Unusable("permission denied")),
+        Err(error) if error.kind() == PermissionDenied => {
+            Err(NoProgram::Unusable("permission denied"))
+        }
         Err(_) => Err(NoProgram::Unusable("cannot be reached")),
     }
 }
@@ -81,7 +100,10 @@ mod tests {
     use super::*;
 
     fn variable(name: &str, value: &str) -> Variable {
-        Variable { name: name.into(), value: value.into() }
+        Variable {
+            name: name.into(),
+            value: value.into(),
+        }
     }
 
     #[test]
@@ -101,13 +123,37 @@ mod tests {
     #[test]
     fn names_are_found_as_a_shell_finds_them() {
         let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-        assert_eq!(find("sh".as_ref(), "/nowhere:/bin".as_ref(), here), Ok("/bin/sh".into()));
-        assert_eq!(find("no-such-program".as_ref(), "/bin".as_ref(), here), Err(NoProgram::Missing));
-        assert_eq!(find("/no/such".as_ref(), "/bin".as_ref(), here), Err(NoProgram::Missing));
-        assert_eq!(find("".as_ref(), "/bin".as_ref(), here), Err(NoProgram::Missing));
-        assert_eq!(find("./Cargo.toml".as_ref(), "".as_ref(), here), Err(NoProgram::Unusable("permission denied")));
-        assert_eq!(find("src/".as_ref(), "".as_ref(), here), Err(NoProgram::Unusable("is a directory")));
-        assert_eq!(find("Cargo.toml/x".as_ref(), "".as_ref(), here), Err(NoProgram::Missing));
-        assert_eq!(find("Cargo.toml".as_ref(), ":/bin".as_ref(), here), Err(NoProgram::Unusable("permission denied")));
+        assert_eq!(
+            find("sh".as_ref(), "/nowhere:/bin".as_ref(), here),
+            Ok("/bin/sh".into())
+        );
+        assert_eq!(
+            find("no-such-program".as_ref(), "/bin".as_ref(), here),
+            Err(NoProgram::Missing)
+        );
+        assert_eq!(
+            find("/no/such".as_ref(), "/bin".as_ref(), here),
+            Err(NoProgram::Missing)
+        );
+        assert_eq!(
+            find("".as_ref(), "/bin".as_ref(), here),
+            Err(NoProgram::Missing)
+        );
+        assert_eq!(
+            find("./Cargo.toml".as_ref(), "".as_ref(), here),
+            Err(NoProgram::Unusable("permission denied"))
+        );
+        assert_eq!(
+            find("src/".as_ref(), "".as_ref(), here),
+            Err(NoProgram::Unusable("is a directory"))
+        );
+        assert_eq!(
+            find("Cargo.toml/x".as_ref(), "".as_ref(), here),
+            Err(NoProgram::Missing)
+        );
+        assert_eq!(
+            find("Cargo.toml".as_ref(), ":/bin".as_ref(), here),
+            Err(NoProgram::Unusable("permission denied"))
+        );
     }
 }

@@ -65,7 +65,10 @@ pub struct Notes {
 impl Notes {
     /// An empty list.
     pub fn new(trace: Option<Trace>) -> Self {
-        Self { list: Arc::default(), trace }
+        Self {
+            list: Arc::default(),
+            trace,
+        }
     }
 
     /// What was said so far.

@@ -22,23 +22,50 @@ pub fn table(report: &Report) -> Table {
 fn calls(table: &mut Table, report: &Report) {
     table.section("system calls", &["count", "errors"]);
     for call in &report.calls {
-        table.row(call.name, &[Value::Count(call.calls), Value::Count(call.errors)]);
+        table.row(
+            call.name,
+            &[Value::Count(call.calls), Value::Count(call.errors)],
+        );
     }
     if report.unknown_calls != 0 {
-        table.row("(not built)", &[Value::Count(report.unknown_calls), Value::Count(report.unknown_calls)]);
+        table.row(
+            "(not built)",
+            &[
+                Value::Count(report.unknown_calls),
+                Value::Count(report.unknown_calls),
+            ],
+        );
     }
-    let total = |pick: fn(&portolan_kernel::stats::CallCount) -> u64| report.calls.iter().map(pick).sum::<u64>() + report.unknown_calls;
-    table.row("total", &[Value::Count(total(|call| call.calls)), Value::Count(total(|call| call.errors))]);
+    let total = |pick: fn(&portolan_kernel::stats::CallCount) -> u64| {
+        report.calls.iter().map(pick).sum::<u64>() + report.unknown_calls
+    };
+    table.row(
+        "total",
+        &[
+            Value::Count(total(|call| call.calls)),
+            Value::Count(total(|call| call.errors)),
+        ],
+    );
 }
 
 fn faults(table: &mut Table, report: &Report) {
     let faults = &report.faults;
     table.section("page faults", &["minor", "major"]);
     for (kind, name) in ["read", "write", "execute"].into_iter().enumerate() {
-        table.row(name, &[Value::Count(faults.minor[kind]), Value::Count(faults.major[kind])]);
+        table.row(
+            name,
+            &[
+                Value::Count(faults.minor[kind]),
+                Value::Count(faults.major[kind]),
+            ],
+        );
     }
     table.section("faults that failed", &["count"]);
-    let failed = [("SIGSEGV", faults.segv), ("SIGBUS", faults.bus), ("out of memory", faults.out_of_memory)];
+    let failed = [
+        ("SIGSEGV", faults.segv),
+        ("SIGBUS", faults.bus),
+        ("out of memory", faults.out_of_memory),
+    ];
     for (name, count) in failed {
         table.row(name, &[Value::Count(count)]);
     }

@@ -37,7 +37,9 @@ pub fn run(options: &Run) -> Result<u8, Failure> {
             kernel.interrupt(signal);
         }
     });
-    let status = kernel.run_program(&launch).map_err(|error| cannot_load(&launch.program, error));
+    let status = kernel
+        .run_program(&launch)
+        .map_err(|error| cannot_load(&launch.program, error));
     let trace_written = trace.map_or(Ok(()), |trace| trace.finish());
     let status = status?;
     if let Err(error) = trace_written {
@@ -54,21 +56,36 @@ pub fn run(options: &Run) -> Result<u8, Failure> {
 fn launch(options: &Run) -> Result<Launch, Failure> {
     let cwd = directory(options.cwd.as_deref())?;
     let env = program::environment(std::env::vars_os(), &options.env);
-    let Some(name) = options.program.first() else { return Err(Failure::own("no program given")) };
+    let Some(name) = options.program.first() else {
+        return Err(Failure::own("no program given"));
+    };
     let shown = name.to_string_lossy();
-    let path = program::find(name, &program::path_of(&env), &cwd).map_err(|problem| match problem {
-        NoProgram::Missing => Failure::not_found(format_args!("{shown}: not found")),
-        NoProgram::Unusable(why) => Failure::cannot_execute(format_args!("{shown}: {why}")),
-    })?;
-    let argv = options.program.iter().map(|arg| arg.as_bytes().to_vec()).collect();
-    let program = Program { path: path.as_os_str().as_bytes().to_vec(), argv, env };
+    let path =
+        program::find(name, &program::path_of(&env), &cwd).map_err(|problem| match problem {
+            NoProgram::Missing => Failure::not_found(format_args!("{shown}: not found")),
+            NoProgram::Unusable(why) => Failure::cannot_execute(format_args!("{shown}: {why}")),
+        })?;
+    let argv = options
+        .program
+        .iter()
+        .map(|arg| arg.as_bytes().to_vec())
+        .collect();
+    let program = Program {
+        path: path.as_os_str().as_bytes().to_vec(),
+        argv,
+        env,
+    };
     let mut limits = ResourceLimits::default();
     for (limit, inherited) in limits.0.iter_mut().zip(inherit::limits()) {
         if let Some((soft, hard)) = inherited {
             *limit = Limit { soft, hard };
         }
     }
-    let fixed = if options.no_aslr { inherit::NO_RANDOMISATION } else { 0 };
+    let fixed = if options.no_aslr {
+        inherit::NO_RANDOMISATION
+    } else {
+        0
+    };
     Ok(Launch {
         personality: inherit::personality() | fixed,
         limits,
@@ -80,26 +97,56 @@ fn launch(options: &Run) -> Result<Launch, Failure> {
 /// The directory that the program starts in, absolute and without links.
 fn directory(wanted: Option<&Path>) -> Result<PathBuf, Failure> {
     let shown = wanted.unwrap_or(Path::new("."));
-    let failed = |why: &dyn fmt::Display| Failure::own(format_args!("cannot start in {}: {why}", shown.display()));
+    let failed = |why: &dyn fmt::Display| {
+        Failure::own(format_args!("cannot start in {}: {why}", shown.display()))
+    };
     let path = shown.canonicalize().map_err(|error| failed(&error))?;
-    if path.is_dir() { Ok(path) } else { Err(failed(&"not a directory")) }
+    if path.is_dir() {
+        Ok(path)
+    } else {
+        Err(failed(&"not a directory"))
+    }
 }
 
 fn open_trace(path: &Path) -> Result<Trace, Failure> {
-    Trace::create(path).map_err(|error| Failure::own(format_args!("cannot write the trace to {}: {error}", path.display())))
+    Trace::create(path).map_err(|error| {
+        Failure::own(format_args!(
+            "cannot write the trace to {}: {error}",
+            path.display()
+        ))
+    })
 }
 
 /// A machine with the memory asked for, and a kernel on it.
 fn kernel(options: &Run, trace: Option<Trace>, notes: Notes) -> Result<Kernel<Host>, Failure> {
     let memory = options.memory & !(4096 - 1);
-    let host = Host::new(HostConfig { memory, placement: Placement::default() }).map_err(Failure::own)?;
-    let failed = |error: Errno| Failure::own(format_args!("cannot set up a machine with {memory} bytes of memory: {}", error.message()));
+    let host = Host::new(HostConfig {
+        memory,
+        placement: Placement::default(),
+    })
+    .map_err(Failure::own)?;
+    let failed = |error: Errno| {
+        Failure::own(format_args!(
+            "cannot set up a machine with {memory} bytes of memory: {}",
+            error.message()
+        ))
+    };
     let machine = Machine::new(host, Settings::default()).map_err(failed)?;
     let config = KernelConfig {
         trace: trace.map(|trace| Box::new(trace) as Box<dyn Sink>),
         log: Box::new(notes),
-        files: fs::Settings { writes: if options.overlay { Writes::Kept } else { Writes::Outside } },
-        randomize: if inherit::randomises() { Randomize::On } else { Randomize::Off },
+        files: fs::Settings {
+            writes: if options.overlay {
+                Writes::Kept
+            } else {
+                Writes::Outside
+            },
+        },
+        randomize: if inherit::randomises() {
+            Randomize::On
+        } else {
+            Randomize::Off
+        },
     };
     Kernel::new(machine, config).map_err(failed)
 }
@@ -127,12 +174,21 @@ fn tell(options: &Run, kernel: &Kernel<Host>, notes: &Notes, status: ExitStatus)
         ExitStatus::Exited(status) => format!("exit status {status}"),
         ExitStatus::Killed { signal, .. } => format!("killed by signal {signal}"),
     };
-    let name = options.program.first().map(|name| name.to_string_lossy()).unwrap_or_default();
+    let name = options
+        .program
+        .first()
+        .map(|name| name.to_string_lossy())
+        .unwrap_or_default();
     let mut text = format!("portolan: {name}: {how}\n\n{}", report::table(&report));
-    let all: Vec<String> = notes.list().into_iter().chain(kernel.engine().take_notes()).collect();
+    let all: Vec<String> = notes
+        .list()
+        .into_iter()
+        .chain(kernel.engine().take_notes())
+        .collect();
     if !all.is_empty() {
         text.push_str("\nnotes\n");
-        all.iter().for_each(|note| text.push_str(&format!("  {note}\n")));
+        all.iter()
+            .for_each(|note| text.push_str(&format!("  {note}\n")));
     }
     // A closed standard error is the user's choice.
     let _ = std::io::stderr().write_all(text.as_bytes());

@@ -28,7 +28,11 @@ impl Table {
     /// Starts a section; `columns` name the values of its rows.
     pub fn section(&mut self, title: &str, columns: &[&str]) {
         let columns = columns.iter().map(|&name| name.to_owned()).collect();
-        self.sections.push(Section { title: title.to_owned(), columns, rows: Vec::new() });
+        self.sections.push(Section {
+            title: title.to_owned(),
+            columns,
+            rows: Vec::new(),
+        });
     }
 
     /// Adds a row to the last section.
@@ -39,21 +43,41 @@ impl Table {
     }
 
     fn name_width(&self) -> usize {
-        let rows = self.sections.iter().flat_map(|section| section.rows.iter().map(|(name, _)| name.len() + 2));
-        rows.chain(self.sections.iter().map(|section| section.title.len())).max().unwrap_or(0)
+        let rows = self
+            .sections
+            .iter()
+            .flat_map(|section| section.rows.iter().map(|(name, _)| name.len() + 2));
+        rows.chain(self.sections.iter().map(|section| section.title.len()))
+            .max()
+            .unwrap_or(0)
     }
 
     fn value_width(&self) -> usize {
-        let values = self.sections.iter().flat_map(|section| section.rows.iter().flat_map(|(_, values)| values));
-        let heads = self.sections.iter().flat_map(|section| section.columns.iter().map(String::len));
-        values.map(|value| value.to_string().len()).chain(heads).max().unwrap_or(0)
+        let values = self
+            .sections
+            .iter()
+            .flat_map(|section| section.rows.iter().flat_map(|(_, values)| values));
+        let heads = self
+            .sections
+            .iter()
+            .flat_map(|section| section.columns.iter().map(String::len));
+        values
+            .map(|value| value.to_string().len())
+            .chain(heads)
+            .max()
+            .unwrap_or(0)
     }
 }
 
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (names, values) = (self.name_width(), self.value_width());
-        for (n, section) in self.sections.iter().filter(|section| !section.rows.is_empty()).enumerate() {
+        for (n, section) in self
+            .sections
+            .iter()
+            .filter(|section| !section.rows.is_empty())
+            .enumerate()
+        {
             if n != 0 {
                 writeln!(f)?;
             }
@@ -82,7 +106,12 @@ impl fmt::Display for Value {
                 const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
                 let step = (bytes.checked_ilog2().unwrap_or(0) as usize / 10).min(UNITS.len() - 1);
                 let decimals = if step == 0 { 0 } else { 1 };
-                write!(f, "{:.decimals$} {}", bytes as f64 / (1u64 << (10 * step)) as f64, UNITS[step])
+                write!(
+                    f,
+                    "{:.decimals$} {}",
+                    bytes as f64 / (1u64 << (10 * step)) as f64,
+                    UNITS[step]
+                )
             }
         }
     }
@@ -122,7 +151,11 @@ calls                    count     errors
 memory
   peak resident set    1.5 MiB
 ";
-        let trimmed: String = table.to_string().lines().map(|line| format!("{}\n", line.trim_end())).collect();
+        let trimmed: String = table
+            .to_string()
+            .lines()
+            .map(|line| format!("{}\n", line.trim_end()))
+            .collect();
         assert_eq!(trimmed, expected);
     }
 

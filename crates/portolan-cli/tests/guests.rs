@@ -14,10 +14,15 @@ fn same(name: &str, link: Link, args: &[&str]) -> common::Outcome {
 #[test]
 fn hello_linked_in_every_way() {
     for link in [Link::Static, Link::StaticPie, Link::Dynamic] {
-        let job = Job::new(guest("hello", link), ["7", "a b", "", "\u{fc}"]).env("GUEST_VALUE", "x=y z");
+        let job =
+            Job::new(guest("hello", link), ["7", "a b", "", "\u{fc}"]).env("GUEST_VALUE", "x=y z");
         let outcome = job.same();
         assert_eq!(outcome.status, 7, "{link:?}");
-        assert!(outcome.text().contains("GUEST_VALUE: x=y z\n"), "{link:?}: {}", outcome.text());
+        assert!(
+            outcome.text().contains("GUEST_VALUE: x=y z\n"),
+            "{link:?}: {}",
+            outcome.text()
+        );
         Job::new(guest("hello", link), [""; 0]).same();
     }
 }
@@ -33,7 +38,11 @@ fn hello_without_randomisation() {
 fn a_stack_grows_to_near_its_limit() {
     let outcome = same("stack", Link::Static, &["near"]);
     assert_eq!(outcome.status, 0);
-    assert!(outcome.text().contains("grown to within 64k of the limit: 1, not past it: 1"));
+    assert!(
+        outcome
+            .text()
+            .contains("grown to within 64k of the limit: 1, not past it: 1")
+    );
     same("stack", Link::Dynamic, &["near"]);
     same("stack", Link::Dynamic, &["jump"]);
 }
@@ -41,7 +50,11 @@ fn a_stack_grows_to_near_its_limit() {
 #[test]
 fn a_stack_past_its_limit_is_a_fault() {
     let outcome = same("stack", Link::Dynamic, &["caught"]);
-    assert!(outcome.text().contains("SIGSEGV/MAPERR at the first page past the limit: 1"));
+    assert!(
+        outcome
+            .text()
+            .contains("SIGSEGV/MAPERR at the first page past the limit: 1")
+    );
     assert_eq!(same("stack", Link::Dynamic, &["past"]).status, 139);
     assert_eq!(same("stack", Link::Static, &["past"]).status, 139);
 }
@@ -66,7 +79,11 @@ fn signals_end_programs() {
         ("nostack", 11),
     ];
     for (how, signal) in endings {
-        assert_eq!(same("signals", Link::Dynamic, &[how]).status, 128 + signal, "{how}");
+        assert_eq!(
+            same("signals", Link::Dynamic, &[how]).status,
+            128 + signal,
+            "{how}"
+        );
     }
 }
 
@@ -100,7 +117,11 @@ mremap(at(42), 4 * PAGE, 4 * PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, at(60)) = EFAU
      45 +2    r--p 0 
 ";
     let outcome = Job::new(guest("remap", Link::Dynamic), ["several"]).guest();
-    common::assert_text(&outcome.output, expected.as_bytes(), "several mappings in one mremap");
+    common::assert_text(
+        &outcome.output,
+        expected.as_bytes(),
+        "several mappings in one mremap",
+    );
 }
 
 #[test]
@@ -112,9 +133,16 @@ fn mapped_files() {
 #[test]
 fn mapped_files_on_an_overlay() {
     let scratch = Scratch::new("files-overlay");
-    let job = Job::new(guest("files", Link::Dynamic), [""; 0]).cwd(scratch.path()).options(["--overlay"]);
+    let job = Job::new(guest("files", Link::Dynamic), [""; 0])
+        .cwd(scratch.path())
+        .options(["--overlay"]);
     job.same();
-    assert_eq!(std::fs::read_dir(scratch.path()).expect("the directory").count(), 0);
+    assert_eq!(
+        std::fs::read_dir(scratch.path())
+            .expect("the directory")
+            .count(),
+        0
+    );
 }
 
 /// Random walks through the memory calls, their seeds fixed: the same walk on two kernels.
@@ -123,7 +151,9 @@ fn random_walks_agree() {
     let program = guest("churn", Link::Dynamic);
     let scratch = Scratch::new("churn");
     for seed in 1..=12 {
-        Job::new(&program, [seed.to_string(), "1500".to_owned()]).cwd(scratch.path()).same();
+        Job::new(&program, [seed.to_string(), "1500".to_owned()])
+            .cwd(scratch.path())
+            .same();
     }
 }
 
@@ -132,7 +162,10 @@ fn random_walks_agree() {
 fn small_tools() {
     let scratch = Scratch::new("tools");
     let program = guest("tools", Link::Static);
-    let lines: String = common::noise(3, 80_000).chunks(8).map(|chunk| format!("{chunk:02x?}\n")).collect();
+    let lines: String = common::noise(3, 80_000)
+        .chunks(8)
+        .map(|chunk| format!("{chunk:02x?}\n"))
+        .collect();
     let text = scratch.file("text", &lines);
     let binary = scratch.file("binary", common::noise(4, 3_000_001));
     for (tool, file) in [("cat", &text), ("sort", &text), ("sum", &binary)] {

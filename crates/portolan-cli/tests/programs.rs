@@ -29,15 +29,21 @@ impl Region {
         let mut word = || words.next().unwrap_or_default();
         let (range, permissions, offset, device) = (word(), word(), word(), word());
         let (inode, name) = (word(), word().trim_start());
-        let hex = |text: &str| u64::from_str_radix(text, 16).unwrap_or_else(|_| panic!("not a maps line: {line}"));
-        let (start, end) = range.split_once('-').unwrap_or_else(|| panic!("not a maps line: {line}"));
+        let hex = |text: &str| {
+            u64::from_str_radix(text, 16).unwrap_or_else(|_| panic!("not a maps line: {line}"))
+        };
+        let (start, end) = range
+            .split_once('-')
+            .unwrap_or_else(|| panic!("not a maps line: {line}"));
         let region = Region {
             start: hex(start),
             end: hex(end),
             permissions: permissions.to_owned(),
             offset: hex(offset),
             device: device.to_owned(),
-            inode: inode.parse().unwrap_or_else(|_| panic!("not a maps line: {line}")),
+            inode: inode
+                .parse()
+                .unwrap_or_else(|_| panic!("not a maps line: {line}")),
             name: name.to_owned(),
         };
         assert_eq!(region.to_line(), line, "a line of maps in Linux's form");
@@ -45,33 +51,64 @@ impl Region {
     }
 
     fn to_line(&self) -> String {
-        let Region { start, end, permissions, offset, device, inode, name } = self;
+        let Region {
+            start,
+            end,
+            permissions,
+            offset,
+            device,
+            inode,
+            name,
+        } = self;
         let front = format!("{start:08x}-{end:08x} {permissions} {offset:08x} {device} {inode} ");
-        if name.is_empty() { front } else { format!("{front:<73}{name}") }
+        if name.is_empty() {
+            front
+        } else {
+            format!("{front:<73}{name}")
+        }
     }
 
     /// Everything but where it lies: what two runs of a program have in common.
     fn shape(&self) -> String {
-        let Region { start, end, permissions, offset, device, inode, name } = self;
-        format!("{:6}k {permissions} {offset:08x} {device} {inode} {name}", (end - start) >> 10)
+        let Region {
+            start,
+            end,
+            permissions,
+            offset,
+            device,
+            inode,
+            name,
+        } = self;
+        format!(
+            "{:6}k {permissions} {offset:08x} {device} {inode} {name}",
+            (end - start) >> 10
+        )
     }
 }
 
 fn regions(maps: &str) -> Vec<Region> {
     let regions: Vec<Region> = maps.lines().map(Region::parse).collect();
-    assert!(regions.windows(2).all(|pair| pair[0].end <= pair[1].start), "ascending and disjoint:\n{maps}");
+    assert!(
+        regions.windows(2).all(|pair| pair[0].end <= pair[1].start),
+        "ascending and disjoint:\n{maps}"
+    );
     regions
 }
 
 /// What the comparison leaves out: the pages that Linux itself adds to a program (docs/deviations.md).
 fn is_kernels_own(region: &Region) -> bool {
-    matches!(region.name.as_str(), "[vvar]" | "[vvar_vclock]" | "[vdso]" | "[vsyscall]")
+    matches!(
+        region.name.as_str(),
+        "[vvar]" | "[vvar_vclock]" | "[vdso]" | "[vsyscall]"
+    )
 }
 
 /// Compares two address spaces region by region, addresses aside.
 fn assert_same_regions(guest: &str, native: &str) {
     let shapes = |maps: &str, devices: bool| {
-        let kept = regions(maps).into_iter().filter(|region| !is_kernels_own(region));
+        let kept = regions(maps)
+            .into_iter()
+            .filter(|region| !is_kernels_own(region));
         let lines = kept.map(|mut region| {
             if !devices {
                 region.device.clear();
@@ -86,7 +123,11 @@ fn assert_same_regions(guest: &str, native: &str) {
         let attributes = Path::new(&region.name).metadata();
         attributes.map_or(true, |attributes| attributes.ino() == region.inode)
     });
-    assert_text(shapes(guest, devices).as_bytes(), shapes(native, devices).as_bytes(), "the regions of the address space");
+    assert_text(
+        shapes(guest, devices).as_bytes(),
+        shapes(native, devices).as_bytes(),
+        "the regions of the address space",
+    );
 }
 
 fn maps_of(program: &Path, args: &[&str], options: &[&str]) -> (String, String) {
@@ -113,7 +154,10 @@ fn cat_shows_its_address_space() {
         let (guest, native) = maps_of(&cat, &args, options);
         assert_same_regions(&guest, &native);
         for name in ["[heap]", "[stack]"] {
-            assert!(regions(&guest).iter().any(|region| region.name == name), "{name}:\n{guest}");
+            assert!(
+                regions(&guest).iter().any(|region| region.name == name),
+                "{name}:\n{guest}"
+            );
         }
     }
 }
@@ -124,7 +168,10 @@ fn addresses_are_random_unless_asked_otherwise() {
     args.push("/proc/self/maps");
     let starts = |options: &[&str]| {
         let outcome = Job::new(&cat, &args).options(options).guest();
-        regions(&outcome.text()).iter().map(|region| region.start).collect::<Vec<_>>()
+        regions(&outcome.text())
+            .iter()
+            .map(|region| region.start)
+            .collect::<Vec<_>>()
     };
     assert_eq!(starts(&["--no-aslr"]), starts(&["--no-aslr"]));
     let (one, other) = (starts(&[]), starts(&[]));
@@ -135,21 +182,36 @@ fn addresses_are_random_unless_asked_otherwise() {
 #[test]
 fn addresses_without_randomisation_are_linuxs() {
     let Some(setarch) = find_program(&["setarch"]) else {
-        let outcome = Job::new(guest("hello", Link::StaticPie), ["0"]).options(["--no-aslr"]).same();
+        let outcome = Job::new(guest("hello", Link::StaticPie), ["0"])
+            .options(["--no-aslr"])
+            .same();
         assert_eq!(outcome.status, 0);
         return;
     };
     let (cat, mut args) = tool("cat", "cat");
     args.push("/proc/self/maps");
-    let native = Command::new(setarch).arg("-R").arg(&cat).args(&args).env("LC_ALL", "C").output().expect("setarch");
+    let native = Command::new(setarch)
+        .arg("-R")
+        .arg(&cat)
+        .args(&args)
+        .env("LC_ALL", "C")
+        .output()
+        .expect("setarch");
     let native = String::from_utf8_lossy(&native.stdout).into_owned();
     let guest = Job::new(&cat, &args).options(["--no-aslr"]).guest().text();
     let program = |maps: &str| {
-        let low = regions(maps).into_iter().filter(|region| region.start < 0x7000_0000_0000);
-        low.map(|region| region.to_line() + "\n").collect::<String>()
+        let low = regions(maps)
+            .into_iter()
+            .filter(|region| region.start < 0x7000_0000_0000);
+        low.map(|region| region.to_line() + "\n")
+            .collect::<String>()
     };
     assert!(!program(&native).is_empty());
-    assert_text(program(&guest).as_bytes(), program(&native).as_bytes(), "regions of the program itself");
+    assert_text(
+        program(&guest).as_bytes(),
+        program(&native).as_bytes(),
+        "regions of the program itself",
+    );
 }
 
 #[test]
@@ -169,7 +231,10 @@ fn a_checksum_of_50_megabytes() {
     let scratch = Scratch::new("checksum");
     let file = scratch.file("noise", noise(1, 50 << 20));
     let (program, args) = tool("sha256sum", "sum");
-    let args = args.iter().map(|arg| arg.as_ref()).chain([file.as_os_str()]);
+    let args = args
+        .iter()
+        .map(|arg| arg.as_ref())
+        .chain([file.as_os_str()]);
     let outcome = Job::new(program, args).same();
     assert!(outcome.output.len() > 16);
 }
@@ -178,12 +243,24 @@ fn a_checksum_of_50_megabytes() {
 fn a_sort_of_20_megabytes() {
     let scratch = Scratch::new("sort");
     let words = noise(2, 20 << 20);
-    let mut text: Vec<u8> = words.iter().map(|byte| if byte % 11 == 0 { b'\n' } else { b'a' + byte % 26 }).collect();
+    let mut text: Vec<u8> = words
+        .iter()
+        .map(|byte| {
+            if byte % 11 == 0 {
+                b'\n'
+            } else {
+                b'a' + byte % 26
+            }
+        })
+        .collect();
     text.push(b'\n');
     let file = scratch.file("words", &text);
     let job = match find_program(&["sort"]) {
         Some(sort) => Job::new(sort, ["--parallel=1".as_ref(), file.as_os_str()]),
-        None => Job::new(guest("tools", Link::Dynamic), ["sort".as_ref(), file.as_os_str()]),
+        None => Job::new(
+            guest("tools", Link::Dynamic),
+            ["sort".as_ref(), file.as_os_str()],
+        ),
     };
     let outcome = job.same();
     assert!(outcome.output.len() > 10 << 20);
@@ -197,7 +274,9 @@ fn pipes_and_standard_input() {
         let outcome = Job::new(&cat, [""; 0]).input(input.clone()).same();
         assert!(outcome.output == input);
     }
-    let outcome = Job::new(guest("tools", Link::Static), ["sum", "/dev/stdin"]).input(input).same();
+    let outcome = Job::new(guest("tools", Link::Static), ["sum", "/dev/stdin"])
+        .input(input)
+        .same();
     assert_eq!(outcome.status, 0);
 }
 
@@ -242,11 +321,15 @@ fn perl_catches_faults() {
 fn python_maps_files() {
     let scratch = Scratch::new("python-maps");
     let Some(python) = python() else {
-        Job::new(guest("files", Link::Static), [""; 0]).cwd(scratch.path()).same();
+        Job::new(guest("files", Link::Static), [""; 0])
+            .cwd(scratch.path())
+            .same();
         return;
     };
     let script = common::sources().join("mmap_calls.py");
-    let outcome = Job::new(python, [script.as_os_str()]).cwd(scratch.path()).same();
+    let outcome = Job::new(python, [script.as_os_str()])
+        .cwd(scratch.path())
+        .same();
     assert_eq!(outcome.status, 0, "{outcome:?}");
     assert!(outcome.text().ends_with("done\n"), "{outcome:?}");
 }
@@ -265,9 +348,21 @@ fn python_allocates_and_faults() {
     let fault = "import faulthandler, ctypes, sys\nfaulthandler.enable()\nprint('before', flush=True)\nctypes.string_at(8)";
     let job = Job::new(&python, ["-c", fault]);
     let (native, guest) = (job.native(), job.guest());
-    assert_eq!((guest.status, guest.text()), (139, native.text()), "{guest:?}");
-    let without_thread = |text: String| text.lines().filter(|line| !line.contains("0x")).map(|line| format!("{line}\n")).collect::<String>();
-    assert_eq!(without_thread(guest.error_text()), without_thread(native.error_text()));
+    assert_eq!(
+        (guest.status, guest.text()),
+        (139, native.text()),
+        "{guest:?}"
+    );
+    let without_thread = |text: String| {
+        text.lines()
+            .filter(|line| !line.contains("0x"))
+            .map(|line| format!("{line}\n"))
+            .collect::<String>()
+    };
+    assert_eq!(
+        without_thread(guest.error_text()),
+        without_thread(native.error_text())
+    );
     let signal = "import os, signal\nsignal.signal(signal.SIGSEGV, lambda s, f: print('caught', s))\n\
         os.kill(os.getpid(), signal.SIGSEGV)\nprint('after')\nraise SystemExit(5)";
     assert_eq!(Job::new(&python, ["-c", signal]).same().status, 5);
@@ -276,7 +371,8 @@ fn python_allocates_and_faults() {
 /// Pythons that bring their own test suite, the one behind `python3` first, then the newest that pyenv installed.
 fn python_with_tests() -> Option<PathBuf> {
     let home = std::env::var_os("PYENV_ROOT").map(PathBuf::from);
-    let home = home.or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".pyenv")));
+    let home =
+        home.or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".pyenv")));
     let mut installed: Vec<(Vec<u32>, PathBuf)> = home
         .and_then(|home| fs::read_dir(home.join("versions")).ok())
         .into_iter()
@@ -284,13 +380,22 @@ fn python_with_tests() -> Option<PathBuf> {
         .flatten()
         .map(|entry| {
             let name = entry.file_name().to_string_lossy().into_owned();
-            (name.split('.').map(|part| part.parse().unwrap_or(0)).collect(), entry.path().join("bin/python3"))
+            (
+                name.split('.')
+                    .map(|part| part.parse().unwrap_or(0))
+                    .collect(),
+                entry.path().join("bin/python3"),
+            )
         })
         .collect();
     installed.sort();
-    let candidates = python().into_iter().chain(installed.into_iter().rev().map(|(_, path)| path));
+    let candidates = python()
+        .into_iter()
+        .chain(installed.into_iter().rev().map(|(_, path)| path));
     candidates.into_iter().find(|python| {
-        let import = Command::new(python).args(["-c", "import test.test_mmap, test.libregrtest"]).output();
+        let import = Command::new(python)
+            .args(["-c", "import test.test_mmap, test.libregrtest"])
+            .output();
         import.is_ok_and(|output| output.status.success())
     })
 }
@@ -307,10 +412,16 @@ fn pythons_own_mmap_tests() {
     let steady = |bytes: &[u8]| {
         let text = String::from_utf8_lossy(bytes);
         let changes = ["load avg", "random seed", "Total duration", "duration:"];
-        let lines = text.lines().filter(|line| !changes.iter().any(|word| line.contains(word)));
+        let lines = text
+            .lines()
+            .filter(|line| !changes.iter().any(|word| line.contains(word)));
         lines.map(|line| format!("{line}\n")).collect::<String>()
     };
     assert_eq!(native.status, 0, "{native:?}");
-    assert_text(steady(&guest.output).as_bytes(), steady(&native.output).as_bytes(), "python -m test test_mmap");
+    assert_text(
+        steady(&guest.output).as_bytes(),
+        steady(&native.output).as_bytes(),
+        "python -m test test_mmap",
+    );
     assert_eq!(guest.status, native.status, "{guest:?}");
 }

@@ -1,10 +1,12 @@
 //! Loading a program into a fresh address space: `execve` as far as one process sees it. Here: finding the file, scripts, the order of
-//! things. The parts: [`script`] reads `#!` lines, [`image`] maps an ELF file, [`stack`] lays out the first stack. Not for: the task that
+//! things. The parts: [`script`] reads `#!` lines, [`image`] maps an ELF file, [`stack`] lays out the first stack,
+//! [`vdso`] is the object that every program finds mapped. Not for: the task that
 //! will run it (`kernel`).
 
 pub mod image;
 pub mod script;
 pub mod stack;
+pub mod vdso;
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -383,6 +385,7 @@ pub fn load<E: Engine>(
         &dice,
     )?;
 
+    let vdso = kernel.vdso.map(&mm)?;
     let mut random = [0; 16];
     kernel.outside().random(&mut random);
     let cpu = kernel.engine().cpu_description();
@@ -392,7 +395,7 @@ pub fn load<E: Engine>(
         cpu: &cpu,
         identity: &kernel.identity,
         random,
-        vdso: None,
+        vdso: Some(vdso),
     };
     let (sp, auxv) = stack::finish(&mm, &plan, &strings, &values, dice.below(8192))?;
     mm.set_layout(|layout| record(layout, &main, &plan, sp));
@@ -437,7 +440,7 @@ fn place_heap<E: Engine>(
 ) -> Result<(), Errno> {
     let granule = Dice::<E>::GRANULE;
     let end = if among_mappings {
-        image::movable_base(mm)
+        image::movable_base::<E>()
     } else {
         main.brk
     };

@@ -13,6 +13,7 @@ use portolan::paging::Access;
 use portolan::space::{Fault, FaultDone, FaultError, Signal};
 
 use crate::engine::{Engine, ExceptionKind, Registers, Trap};
+use crate::exec::vdso::Vdso;
 use crate::exec::{self, Program};
 use crate::fs::{Boot, Place, Settings, Vfs};
 use crate::outside::{Identity, Outside};
@@ -82,6 +83,7 @@ pub struct Kernel<E: Engine> {
     pub(crate) trace: Option<Box<dyn Sink>>,
     pub(crate) log: Box<dyn Log>,
     pub(crate) stats: Stats,
+    pub(crate) vdso: Vdso<E>,
     unknown: Spin<E, Vec<u64>>,
     processes: Spin<E, Vec<Arc<Process<E>>>>,
     last_space: Spin<E, Option<SpaceSummary>>,
@@ -102,6 +104,7 @@ impl<E: Engine> Kernel<E> {
             trace: config.trace,
             log: config.log,
             stats: Stats::new()?,
+            vdso: Vdso::new(&machine)?,
             unknown: Mutex::new(Vec::new()),
             processes: Mutex::new(Vec::new()),
             last_space: Mutex::new(None),

@@ -136,6 +136,8 @@ pub struct Process<E: Engine> {
     pub no_new_privs: AtomicBool,
     /// PR_SET_PDEATHSIG.
     pub parent_death_signal: AtomicI32,
+    /// The nice value, which nothing here obeys.
+    pub nice: AtomicI32,
     /// Soft and hard limits by RLIMIT_* number.
     pub limits: Spin<E, ResourceLimits>,
     /// ITIMER_REAL: when it is due next (monotonic), and every how long after.
@@ -170,6 +172,7 @@ impl<E: Engine> Process<E> {
             dumpable: AtomicU32::new(1),
             no_new_privs: AtomicBool::new(false),
             parent_death_signal: AtomicI32::new(0),
+            nice: AtomicI32::new(0),
             limits: Mutex::new(limits),
             alarm: Mutex::new(Alarm::default()),
             faults: [AtomicU64::new(0), AtomicU64::new(0)],

@@ -3,12 +3,18 @@
 
 use core::fmt;
 
-use linux_raw_sys::general as raw;
 use portolan::addr::VirtAddr;
 use portolan::paging::Access;
 use portolan::space::{FaultCode, FaultDone, FaultError, Signal};
 
 use crate::syscall::{Arg, SyscallResult};
+
+/// The ABI's symbols; what only x86-64 has is not there on every machine that this kernel is built for.
+mod raw {
+    pub use linux_raw_sys::general::*;
+
+    pub const MAP_32BIT: u32 = 0x40;
+}
 
 /// Where trace lines go.
 pub trait Sink: Send + Sync {

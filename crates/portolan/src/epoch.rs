@@ -271,7 +271,7 @@ impl Domain {
                 stage: Stage::Idle,
                 cpu: 0,
             }),
-            batch: cpus.max(16).next_power_of_two().trailing_zeros(),
+            batch: cpus.max(32).next_power_of_two().trailing_zeros(),
         })
     }
 
@@ -617,7 +617,7 @@ mod tests {
         let (domain, drops) = (Domain::new(1).unwrap(), Arc::new(AtomicUsize::new(0)));
         for _ in 0..1000 {
             domain.retire(counted(&drops, 0));
-            assert!(domain.retired() <= 32);
+            assert!(domain.retired() <= 64);
         }
         domain.retire_later(counted(&drops, 0));
         drop(domain);

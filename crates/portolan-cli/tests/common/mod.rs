@@ -41,13 +41,27 @@ pub fn guest(name: &str, link: Link) -> PathBuf {
     let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("guest");
     fs::create_dir_all(&directory).expect("a directory for guest programs");
     let program = directory.join(format!("{name}-{link:?}"));
-    let fresh = directory.join(format!("{name}-{link:?}.{}.{:?}", std::process::id(), std::thread::current().id()));
+    let fresh = directory.join(format!(
+        "{name}-{link:?}.{}.{:?}",
+        std::process::id(),
+        std::thread::current().id()
+    ));
     let source = sources().join(format!("{name}.c"));
     let compiler = std::env::var_os("CC").unwrap_or_else(|| "cc".into());
     let mut command = Command::new(compiler);
-    command.args(["-O2", "-w", "-o"]).arg(&fresh).arg(source).args(flags);
-    let output = command.output().expect("a C compiler (cc, or what CC names)");
-    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    command
+        .args(["-O2", "-w", "-o"])
+        .arg(&fresh)
+        .arg(source)
+        .args(flags);
+    let output = command
+        .output()
+        .expect("a C compiler (cc, or what CC names)");
+    assert!(
+        output.status.success(),
+        "{command:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     fs::rename(&fresh, &program).expect("the compiled program");
     program
 }
@@ -107,15 +121,29 @@ pub struct Outcome {
 
 impl Job {
     /// A program and its arguments.
-    pub fn new<A: AsRef<OsStr>>(program: impl AsRef<OsStr>, args: impl IntoIterator<Item = A>) -> Self {
-        let args = args.into_iter().map(|arg| arg.as_ref().to_owned()).collect();
+    pub fn new<A: AsRef<OsStr>>(
+        program: impl AsRef<OsStr>,
+        args: impl IntoIterator<Item = A>,
+    ) -> Self {
+        let args = args
+            .into_iter()
+            .map(|arg| arg.as_ref().to_owned())
+            .collect();
         let program = program.as_ref().to_owned();
-        Self { program, args, options: Vec::new(), cwd: None, env: Vec::new(), input: Vec::new() }
+        Self {
+            program,
+            args,
+            options: Vec::new(),
+            cwd: None,
+            env: Vec::new(),
+            input: Vec::new(),
+        }
     }
 
     /// The same with options for `portolan run`.
     pub fn options<A: AsRef<OsStr>>(mut self, options: impl IntoIterator<Item = A>) -> Self {
-        self.options.extend(options.into_iter().map(|option| option.as_ref().to_owned()));
+        self.options
+            .extend(options.into_iter().map(|option| option.as_ref().to_owned()));
         self
     }
 
@@ -147,7 +175,12 @@ impl Job {
     /// Runs it under `portolan run`.
     pub fn guest(&self) -> Outcome {
         let mut command = Command::new(env!("CARGO_BIN_EXE_portolan"));
-        command.arg("run").args(&self.options).arg("--").arg(&self.program).args(&self.args);
+        command
+            .arg("run")
+            .args(&self.options)
+            .arg("--")
+            .arg(&self.program)
+            .args(&self.args);
         self.run(command)
     }
 
@@ -161,9 +194,23 @@ impl Job {
 
     /// Demands that two outcomes are equal.
     pub fn assert_same(&self, native: &Outcome, guest: &Outcome) {
-        assert_eq!(guest.status, native.status, "exit status of {self}\nnative {native:?}\nguest {guest:?}");
-        assert_text(&guest.output, &native.output, &format!("standard output of {self} (error output: {})", show(&guest.error)));
-        assert_text(&guest.error, &native.error, &format!("standard error of {self}"));
+        assert_eq!(
+            guest.status, native.status,
+            "exit status of {self}\nnative {native:?}\nguest {guest:?}"
+        );
+        assert_text(
+            &guest.output,
+            &native.output,
+            &format!(
+                "standard output of {self} (error output: {})",
+                show(&guest.error)
+            ),
+        );
+        assert_text(
+            &guest.error,
+            &native.error,
+            &format!("standard error of {self}"),
+        );
     }
 
     fn run(&self, mut command: Command) -> Outcome {
@@ -172,8 +219,13 @@ impl Job {
         if let Some(cwd) = &self.cwd {
             command.current_dir(cwd);
         }
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = command
+            .spawn()
+            .unwrap_or_else(|error| panic!("{command:?}: {error}"));
         let mut stdin = child.stdin.take().expect("a pipe");
         let input = self.input.clone();
         let feeder = std::thread::spawn(move || drop(stdin.write_all(&input)));
@@ -184,18 +236,30 @@ impl Job {
                 let _ = Command::new("kill").args(["-9", &pid.to_string()]).status();
             }
         });
-        let Output { status, stdout, stderr } = child.wait_with_output().expect("the program's output");
+        let Output {
+            status,
+            stdout,
+            stderr,
+        } = child.wait_with_output().expect("the program's output");
         drop(ended);
         let _ = (feeder.join(), watchdog.join());
-        let status = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
-        Outcome { status, output: stdout, error: stderr }
+        let status = status
+            .code()
+            .unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
+        Outcome {
+            status,
+            output: stdout,
+            error: stderr,
+        }
     }
 }
 
 impl fmt::Display for Job {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.program.to_string_lossy())?;
-        self.args.iter().try_for_each(|arg| write!(f, " {}", show(arg.as_encoded_bytes())))
+        self.args
+            .iter()
+            .try_for_each(|arg| write!(f, " {}", show(arg.as_encoded_bytes())))
     }
 }
 
@@ -213,14 +277,24 @@ impl Outcome {
 
 impl fmt::Debug for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "status {} output [{}] error [{}]", self.status, show(&self.output), show(&self.error))
+        write!(
+            f,
+            "status {} output [{}] error [{}]",
+            self.status,
+            show(&self.output),
+            show(&self.error)
+        )
     }
 }
 
 /// The beginning of what may be long.
 fn show(bytes: &[u8]) -> String {
     let part = &bytes[..bytes.len().min(600)];
-    format!("{}{}", String::from_utf8_lossy(part), if part.len() < bytes.len() { "..." } else { "" })
+    format!(
+        "{}{}",
+        String::from_utf8_lossy(part),
+        if part.len() < bytes.len() { "..." } else { "" }
+    )
 }
 
 /// Demands equal texts; a failure shows the first line that differs and what stands before it.
@@ -228,25 +302,46 @@ pub fn assert_text(guest: &[u8], native: &[u8], what: &str) {
     if guest == native {
         return;
     }
-    let (guest, native) = (String::from_utf8_lossy(guest), String::from_utf8_lossy(native));
+    let (guest, native) = (
+        String::from_utf8_lossy(guest),
+        String::from_utf8_lossy(native),
+    );
     let (mine, theirs): (Vec<_>, Vec<_>) = (guest.lines().collect(), native.lines().collect());
-    let at = mine.iter().zip(&theirs).position(|(a, b)| a != b).unwrap_or(mine.len().min(theirs.len()));
-    let line = |lines: &[&str]| lines.get(at).map_or("(ends)".to_owned(), |line| line.to_string());
+    let at = mine
+        .iter()
+        .zip(&theirs)
+        .position(|(a, b)| a != b)
+        .unwrap_or(mine.len().min(theirs.len()));
+    let line = |lines: &[&str]| {
+        lines
+            .get(at)
+            .map_or("(ends)".to_owned(), |line| line.to_string())
+    };
     let before = mine[at.saturating_sub(12)..at].join("\n");
-    panic!("{what}: line {} differs\n{before}\n  guest  {}\n  native {}", at + 1, line(&mine), line(&theirs));
+    panic!(
+        "{what}: line {} differs\n{before}\n  guest  {}\n  native {}",
+        at + 1,
+        line(&mine),
+        line(&theirs)
+    );
 }
 
 /// The first of these programs that PATH holds.
 pub fn find_program(names: &[&str]) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let mut files = names.iter().flat_map(|name| std::env::split_paths(&path).map(move |directory| directory.join(name)));
+    let mut files = names
+        .iter()
+        .flat_map(|name| std::env::split_paths(&path).map(move |directory| directory.join(name)));
     files.find(|file| file.is_file())
 }
 
 /// The real python3 behind whatever PATH finds, which may be a shell script that starts it.
 pub fn python() -> Option<PathBuf> {
     let found = find_program(&["python3"])?;
-    let output = Command::new(found).args(["-c", "import sys; print(sys.executable)"]).output().ok()?;
+    let output = Command::new(found)
+        .args(["-c", "import sys; print(sys.executable)"])
+        .output()
+        .ok()?;
     let path = PathBuf::from(String::from_utf8(output.stdout).ok()?.trim());
     (output.status.success() && path.is_file()).then_some(path)
 }

@@ -7,7 +7,7 @@ use portolan::errno::Errno;
 use portolan::object::File;
 use portolan::paging::Format;
 use portolan::platform::Platform;
-use portolan::space::{Map, MapRequest, MmUser, Prot};
+use portolan::space::{Layout, Map, MapRequest, MmUser, Prot};
 
 use crate::elf::{Image, Kind, Segment};
 
@@ -36,13 +36,10 @@ fn granule<P: Platform>() -> Granule {
     P::Format::GRANULE
 }
 
-/// Where a movable program with an interpreter goes without randomisation. `ELF_ET_DYN_BASE`.
-pub fn movable_base<P: Platform>(mm: &MmUser<P>) -> u64 {
-    mm.layout()
-        .task_size
-        .min((1 << 47) - granule::<P>().bytes())
-        / 3
-        * 2
+/// Where a movable program with an interpreter goes without randomisation, whatever part of the space an engine keeps for itself.
+/// `ELF_ET_DYN_BASE`.
+pub fn movable_base<P: Platform>() -> u64 {
+    Layout::new::<P::Format>().task_size / 3 * 2
 }
 
 /// Maps the program. `random` bytes, a multiple of a page, move a movable one that has an interpreter; one without goes where mappings go.
@@ -60,7 +57,7 @@ pub fn load_main<P: Platform>(
     let start = match (image.header.kind, has_interpreter) {
         (Kind::Fixed, _) => Start::Fixed,
         (Kind::Movable, true) => {
-            Start::At((movable_base(mm) + random) & alignment_mask::<P>(image))
+            Start::At((movable_base::<P>() + random) & alignment_mask::<P>(image))
         }
         (Kind::Movable, false) => find_aligned(mm, image, first, file)?,
     };

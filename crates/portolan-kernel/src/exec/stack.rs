@@ -16,9 +16,9 @@ use crate::engine::CpuDescription;
 use crate::outside::Identity;
 
 /// The longest string with its NUL: 32 pages of 4 KiB. `MAX_ARG_STRLEN`.
-const MAX_STRING: usize = 131_072;
+pub const MAX_STRING: usize = 131_072;
 /// All strings and pointers to them take no more than this, whatever the stack limit. Three quarters of `_STK_LIM`.
-const MAX_TOTAL: u64 = (8 << 20) / 4 * 3;
+pub const MAX_TOTAL: u64 = (8 << 20) / 4 * 3;
 /// They may always take this much. `ARG_MAX`.
 const MIN_TOTAL: u64 = 131_072;
 /// How far below its contents the stack's area goes at first, bytes.

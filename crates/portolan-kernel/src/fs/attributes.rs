@@ -243,9 +243,10 @@ impl<P: Platform> Session<'_, P> {
     /// # Errors
     /// `ENODATA`: not there. Those of getxattr(2).
     pub fn xattr(&self, target: Target<'_, P>, name: Option<&[u8]>) -> Result<Vec<u8>, Errno> {
-        let none = || {
+        // A file in memory could have attributes, and has none; other files of ours never do.
+        let none = |error| {
             if name.is_some() {
-                Err(Errno::EOPNOTSUPP)
+                Err(error)
             } else {
                 Ok(Vec::new())
             }
@@ -255,13 +256,15 @@ impl<P: Platform> Session<'_, P> {
                 (_, _, Body::Path(..)) => Err(Errno::EBADF),
                 (Some(outer), Some(name), _) => outer.get_xattr(name),
                 (Some(outer), None, _) => outer.list_xattr(),
-                (None, _, _) => none(),
+                (None, _, Body::Regular(_) | Body::Directory(_)) => none(Errno::ENODATA),
+                (None, _, _) => none(Errno::EOPNOTSUPP),
             },
             Target::Found(found) => match (found.found()?, name) {
                 (Object::Lower(path), Some(name)) => self.out.get_xattr(path, name, Follow::No),
                 (Object::Lower(path), None) => self.out.list_xattr(path, Follow::No),
                 (Object::Open(file), _) => self.xattr(Target::Open(file), name),
-                _ => none(),
+                (Object::Memory(_) | Object::MadeDir(_), _) => none(Errno::ENODATA),
+                _ => none(Errno::EOPNOTSUPP),
             },
         }
     }

@@ -3,11 +3,10 @@
 
 use core::time::Duration;
 
-use linux_raw_sys::general as nr;
 use portolan::errno::Errno;
 
 use super::time::{self, Clock};
-use super::{Arg, Call, SyscallContext, SyscallResult, call};
+use super::{Arg, Call, SyscallContext, SyscallResult, call, nr};
 use crate::engine::Engine;
 
 const FUTEX_WAIT: u32 = 0;
@@ -25,31 +24,31 @@ pub fn calls<E: Engine>() -> [Call<E>; 5] {
     use Arg::{Hex, Int, Pointer, Size};
     [
         call(
-            nr::__NR_futex,
+            nr!(futex),
             "futex",
             &[Pointer, Hex, Size, Pointer, Pointer, Size],
             futex,
         )
         .restarts(),
         call(
-            nr::__NR_set_tid_address,
+            nr!(set_tid_address),
             "set_tid_address",
             &[Pointer],
             set_tid_address,
         ),
         call(
-            nr::__NR_set_robust_list,
+            nr!(set_robust_list),
             "set_robust_list",
             &[Pointer, Size],
             set_robust_list,
         ),
         call(
-            nr::__NR_get_robust_list,
+            nr!(get_robust_list),
             "get_robust_list",
             &[Int, Pointer, Pointer],
             get_robust_list,
         ),
-        call(nr::__NR_rseq, "rseq", &[Pointer, Size, Hex, Hex], |_| {
+        call(nr!(rseq), "rseq", &[Pointer, Size, Hex, Hex], |_| {
             Err(Errno::ENOSYS)
         }),
     ]

@@ -1,73 +1,69 @@
 //! What a program asks about the system: its names, its memory, its processors; random numbers.
 
-use linux_raw_sys::general as nr;
+use core::sync::atomic::Ordering;
+
 use portolan::addr::VirtAddr;
 use portolan::errno::Errno;
 
-use super::{Arg, Call, SyscallContext, SyscallResult, call};
+use super::{Arg, Call, SyscallContext, SyscallResult, call, nr};
 use crate::engine::Engine;
 
 /// The calls of this family.
 pub fn calls<E: Engine>() -> [Call<E>; 12] {
     use Arg::{Hex, Int, Pointer, Size};
     [
-        call(nr::__NR_uname, "uname", &[Pointer], uname),
-        call(nr::__NR_sysinfo, "sysinfo", &[Pointer], sysinfo),
+        call(nr!(uname), "uname", &[Pointer], uname),
+        call(nr!(sysinfo), "sysinfo", &[Pointer], sysinfo),
         call(
-            nr::__NR_getrandom,
+            nr!(getrandom),
             "getrandom",
             &[Pointer, Size, Hex],
             getrandom,
         ),
         call(
-            nr::__NR_sched_getaffinity,
+            nr!(sched_getaffinity),
             "sched_getaffinity",
             &[Int, Size, Pointer],
             sched_getaffinity,
         ),
         call(
-            nr::__NR_sched_setaffinity,
+            nr!(sched_setaffinity),
             "sched_setaffinity",
             &[Int, Size, Pointer],
             sched_setaffinity,
         ),
         call(
-            nr::__NR_sched_getparam,
+            nr!(sched_getparam),
             "sched_getparam",
             &[Int, Pointer],
             sched_getparam,
         ),
         call(
-            nr::__NR_sched_getscheduler,
+            nr!(sched_getscheduler),
             "sched_getscheduler",
             &[Int],
             sched_getscheduler,
         ),
         call(
-            nr::__NR_sched_get_priority_max,
+            nr!(sched_get_priority_max),
             "sched_get_priority_max",
             &[Int],
             |ctx| priority(ctx, 99),
         ),
         call(
-            nr::__NR_sched_get_priority_min,
+            nr!(sched_get_priority_min),
             "sched_get_priority_min",
             &[Int],
             |ctx| priority(ctx, 1),
         ),
+        call(nr!(getpriority), "getpriority", &[Int, Int], getpriority),
         call(
-            nr::__NR_getpriority,
-            "getpriority",
-            &[Int, Int],
-            getpriority,
-        ),
-        call(
-            nr::__NR_setpriority,
+            nr!(setpriority),
             "setpriority",
             &[Int, Int, Int],
             setpriority,
         ),
-        call(nr::__NR_syslog, "syslog", &[Int, Pointer, Int], |_| {
+        call(nr!(syslog), "syslog", &[Int, Pointer, Int], |_| {
             Err(Errno::EPERM)
         }),
     ]
@@ -187,17 +183,32 @@ fn priority<E: Engine>(ctx: &SyscallContext<'_, E>, real_time: u64) -> SyscallRe
 
 /// The kernel's own form: 20 less the nice value.
 fn getpriority<E: Engine>(ctx: &mut SyscallContext<'_, E>) -> SyscallResult {
-    if (0..=2).contains(&ctx.int(0)) {
-        Ok(20)
-    } else {
-        Err(Errno::EINVAL)
-    }
+    check_priority_target(ctx)?;
+    Ok((20 - ctx.task.process.nice.load(Ordering::Relaxed)) as u64)
 }
 
 fn setpriority<E: Engine>(ctx: &mut SyscallContext<'_, E>) -> SyscallResult {
-    match (ctx.int(0), ctx.int(2)) {
-        (0..=2, 0) => Ok(0),
-        (0..=2, _) => Err(Errno::EPERM),
-        _ => Err(Errno::EINVAL),
+    check_priority_target(ctx)?;
+    let (old, new) = (&ctx.task.process.nice, ctx.int(2).clamp(-20, 19));
+    if new < old.load(Ordering::Relaxed) && ctx.kernel.identity.uid[1] != 0 {
+        return Err(Errno::EACCES);
+    }
+    old.store(new, Ordering::Relaxed);
+    Ok(0)
+}
+
+/// Whether a process, group or user is meant that the caller is, or is of.
+fn check_priority_target<E: Engine>(ctx: &SyscallContext<'_, E>) -> Result<(), Errno> {
+    let process = &ctx.task.process;
+    let own = match ctx.int(0) {
+        0 => process.pid,
+        1 => process.pgid.load(Ordering::Relaxed),
+        2 => ctx.kernel.identity.uid[0],
+        _ => return Err(Errno::EINVAL),
+    };
+    if ctx.uint(1) == 0 || ctx.uint(1) == own {
+        Ok(())
+    } else {
+        Err(Errno::ESRCH)
     }
 }

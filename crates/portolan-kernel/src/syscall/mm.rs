@@ -9,7 +9,7 @@ use portolan::space::MapRequest;
 
 use linux_raw_sys::general as nr;
 
-use super::{Arg, Call, SyscallContext, SyscallResult, call};
+use super::{Arg, Call, SyscallContext, SyscallResult, call, nr};
 use crate::engine::Engine;
 use crate::fs::TaskOf;
 use crate::trace::Returns;
@@ -19,48 +19,36 @@ pub fn calls<E: Engine>() -> [Call<E>; 13] {
     use Arg::{Advice, Fd, Hex, Int, Map, Pointer, Prot, Remap, Size, Sync};
     [
         call(
-            nr::__NR_mmap,
+            nr!(mmap),
             "mmap",
             &[Pointer, Size, Prot, Map, Fd, Hex],
             mmap,
         )
         .traced(Returns::Address),
-        call(nr::__NR_munmap, "munmap", &[Pointer, Size], munmap).traced(Returns::Number),
+        call(nr!(munmap), "munmap", &[Pointer, Size], munmap).traced(Returns::Number),
+        call(nr!(mprotect), "mprotect", &[Pointer, Size, Prot], mprotect).traced(Returns::Number),
         call(
-            nr::__NR_mprotect,
-            "mprotect",
-            &[Pointer, Size, Prot],
-            mprotect,
-        )
-        .traced(Returns::Number),
-        call(
-            nr::__NR_mremap,
+            nr!(mremap),
             "mremap",
             &[Pointer, Size, Size, Remap, Pointer],
             mremap,
         )
         .traced(Returns::Address),
-        call(nr::__NR_brk, "brk", &[Pointer], brk).traced(Returns::Address),
+        call(nr!(brk), "brk", &[Pointer], brk).traced(Returns::Address),
+        call(nr!(madvise), "madvise", &[Pointer, Size, Advice], madvise).traced(Returns::Number),
+        call(nr!(msync), "msync", &[Pointer, Size, Sync], msync).traced(Returns::Number),
         call(
-            nr::__NR_madvise,
-            "madvise",
-            &[Pointer, Size, Advice],
-            madvise,
-        )
-        .traced(Returns::Number),
-        call(nr::__NR_msync, "msync", &[Pointer, Size, Sync], msync).traced(Returns::Number),
-        call(
-            nr::__NR_mincore,
+            nr!(mincore),
             "mincore",
             &[Pointer, Size, Pointer],
             not_built,
         )
         .traced(Returns::Number),
-        call(nr::__NR_mlock, "mlock", &[Pointer, Size], not_built).traced(Returns::Number),
-        call(nr::__NR_mlock2, "mlock2", &[Pointer, Size, Hex], not_built).traced(Returns::Number),
-        call(nr::__NR_munlock, "munlock", &[Pointer, Size], not_built).traced(Returns::Number),
-        call(nr::__NR_mlockall, "mlockall", &[Int], not_built).traced(Returns::Number),
-        call(nr::__NR_munlockall, "munlockall", &[], not_built).traced(Returns::Number),
+        call(nr!(mlock), "mlock", &[Pointer, Size], not_built).traced(Returns::Number),
+        call(nr!(mlock2), "mlock2", &[Pointer, Size, Hex], not_built).traced(Returns::Number),
+        call(nr!(munlock), "munlock", &[Pointer, Size], not_built).traced(Returns::Number),
+        call(nr!(mlockall), "mlockall", &[Int], not_built).traced(Returns::Number),
+        call(nr!(munlockall), "munlockall", &[], not_built).traced(Returns::Number),
     ]
 }
 

@@ -3,6 +3,7 @@
 
 mod context;
 pub mod dir;
+mod exec;
 pub mod fd;
 pub mod file;
 mod futex;
@@ -26,6 +27,16 @@ use crate::trace::Returns;
 
 pub use context::SyscallContext;
 pub use names::name_of;
+pub(crate) use names::number_of;
+
+/// The number of a call by its name, as a constant. The numbers are x86-64's whatever machine this kernel is built for: they are the
+/// programs' own.
+macro_rules! nr {
+    ($name:ident) => {
+        const { super::names::number_of(stringify!($name)) }
+    };
+}
+use nr;
 
 /// What a handler answers: the value for rax, or the error number.
 pub type SyscallResult = Result<u64, Errno>;
@@ -171,6 +182,7 @@ impl<E: Engine> Table<E> {
         table.add(mm::calls());
         table.add(futex::calls());
         table.add(process::calls());
+        table.add(exec::calls());
         table.add(signal::calls());
         table.add(time::calls());
         table.add(info::calls());

@@ -1,14 +1,13 @@
-//! Processes and threads as identities: ids, names, personality, ending. `fork`, `clone` and `execve` are not built.
+//! Processes and threads as identities: ids, names, personality, ending. `fork` and `clone` are not built.
 
 use core::sync::atomic::Ordering;
 
-use linux_raw_sys::general as nr;
 use linux_raw_sys::prctl as pr;
 use portolan::addr::VirtAddr;
 use portolan::errno::Errno;
 use portolan::space::ReadImpliesExec;
 
-use super::{Arg, Call, SyscallContext, SyscallResult, call};
+use super::{Arg, Call, SyscallContext, SyscallResult, call, nr};
 use crate::engine::Engine;
 use crate::exec::READ_IMPLIES_EXEC;
 use crate::signal;
@@ -18,84 +17,69 @@ use crate::task::{ExitStatus, NAME_MAX};
 pub fn calls<E: Engine>() -> [Call<E>; 28] {
     use Arg::{Hex, Int, Pointer, Size};
     [
-        call(nr::__NR_exit, "exit", &[Int], exit),
-        call(nr::__NR_exit_group, "exit_group", &[Int], exit_group),
+        call(nr!(exit), "exit", &[Int], exit),
+        call(nr!(exit_group), "exit_group", &[Int], exit_group),
+        call(nr!(wait4), "wait4", &[Int, Pointer, Hex, Pointer], wait4),
         call(
-            nr::__NR_wait4,
-            "wait4",
-            &[Int, Pointer, Hex, Pointer],
-            wait4,
-        ),
-        call(
-            nr::__NR_waitid,
+            nr!(waitid),
             "waitid",
             &[Int, Int, Pointer, Hex, Pointer],
             waitid,
         ),
-        call(nr::__NR_getpid, "getpid", &[], |ctx| {
+        call(nr!(getpid), "getpid", &[], |ctx| {
             Ok(ctx.task.process.pid.into())
         }),
-        call(nr::__NR_gettid, "gettid", &[], |ctx| {
+        call(nr!(gettid), "gettid", &[], |ctx| {
             Ok(ctx.task.thread.tid.into())
         }),
-        call(nr::__NR_getppid, "getppid", &[], |ctx| {
+        call(nr!(getppid), "getppid", &[], |ctx| {
             Ok(ctx.task.process.ppid.load(Ordering::Relaxed).into())
         }),
-        call(nr::__NR_getpgrp, "getpgrp", &[], |ctx| {
+        call(nr!(getpgrp), "getpgrp", &[], |ctx| {
             Ok(ctx.task.process.pgid.load(Ordering::Relaxed).into())
         }),
-        call(nr::__NR_getpgid, "getpgid", &[Int], getpgid),
-        call(nr::__NR_setpgid, "setpgid", &[Int, Int], setpgid),
-        call(nr::__NR_getsid, "getsid", &[Int], getsid),
-        call(nr::__NR_setsid, "setsid", &[], setsid),
-        call(nr::__NR_getuid, "getuid", &[], |ctx| {
+        call(nr!(getpgid), "getpgid", &[Int], getpgid),
+        call(nr!(setpgid), "setpgid", &[Int, Int], setpgid),
+        call(nr!(getsid), "getsid", &[Int], getsid),
+        call(nr!(setsid), "setsid", &[], setsid),
+        call(nr!(getuid), "getuid", &[], |ctx| {
             Ok(ctx.kernel.identity.uid[0].into())
         }),
-        call(nr::__NR_geteuid, "geteuid", &[], |ctx| {
+        call(nr!(geteuid), "geteuid", &[], |ctx| {
             Ok(ctx.kernel.identity.uid[1].into())
         }),
-        call(nr::__NR_getgid, "getgid", &[], |ctx| {
+        call(nr!(getgid), "getgid", &[], |ctx| {
             Ok(ctx.kernel.identity.gid[0].into())
         }),
-        call(nr::__NR_getegid, "getegid", &[], |ctx| {
+        call(nr!(getegid), "getegid", &[], |ctx| {
             Ok(ctx.kernel.identity.gid[1].into())
         }),
         call(
-            nr::__NR_getresuid,
+            nr!(getresuid),
             "getresuid",
             &[Pointer, Pointer, Pointer],
             |ctx| ids(ctx, ctx.kernel.identity.uid),
         ),
         call(
-            nr::__NR_getresgid,
+            nr!(getresgid),
             "getresgid",
             &[Pointer, Pointer, Pointer],
             |ctx| ids(ctx, ctx.kernel.identity.gid),
         ),
-        call(nr::__NR_getgroups, "getgroups", &[Int, Pointer], getgroups),
-        call(nr::__NR_capget, "capget", &[Pointer, Pointer], capget),
-        call(nr::__NR_personality, "personality", &[Hex], personality),
-        call(nr::__NR_prctl, "prctl", &[Int, Hex, Hex, Hex, Hex], prctl),
-        call(
-            nr::__NR_arch_prctl,
-            "arch_prctl",
-            &[Hex, Pointer],
-            arch_prctl,
-        ),
-        call(
-            nr::__NR_membarrier,
-            "membarrier",
-            &[Int, Hex, Int],
-            membarrier,
-        ),
-        call(nr::__NR_sched_yield, "sched_yield", &[], |_| Ok(0)),
-        call(nr::__NR_setuid, "setuid", &[Int], |ctx| {
+        call(nr!(getgroups), "getgroups", &[Int, Pointer], getgroups),
+        call(nr!(capget), "capget", &[Pointer, Pointer], capget),
+        call(nr!(personality), "personality", &[Hex], personality),
+        call(nr!(prctl), "prctl", &[Int, Hex, Hex, Hex, Hex], prctl),
+        call(nr!(arch_prctl), "arch_prctl", &[Hex, Pointer], arch_prctl),
+        call(nr!(membarrier), "membarrier", &[Int, Hex, Int], membarrier),
+        call(nr!(sched_yield), "sched_yield", &[], |_| Ok(0)),
+        call(nr!(setuid), "setuid", &[Int], |ctx| {
             same_id(ctx, ctx.kernel.identity.uid)
         }),
-        call(nr::__NR_setgid, "setgid", &[Int], |ctx| {
+        call(nr!(setgid), "setgid", &[Int], |ctx| {
             same_id(ctx, ctx.kernel.identity.gid)
         }),
-        call(nr::__NR_getcpu, "getcpu", &[Pointer, Pointer, Size], getcpu),
+        call(nr!(getcpu), "getcpu", &[Pointer, Pointer, Size], getcpu),
     ]
 }
 

@@ -3,11 +3,10 @@
 use core::sync::atomic::Ordering;
 use core::time::Duration;
 
-use linux_raw_sys::general as nr;
 use portolan::addr::VirtAddr;
 use portolan::errno::Errno;
 
-use super::{Arg, Call, SyscallContext, SyscallResult, call};
+use super::{Arg, Call, SyscallContext, SyscallResult, call, nr};
 use crate::engine::Engine;
 use crate::exec::set_space_limits;
 use crate::task::{Limit, RLIMIT_NOFILE};
@@ -20,24 +19,14 @@ pub fn calls<E: Engine>() -> [Call<E>; 4] {
     use Arg::{Int, Limit, Pointer};
     [
         call(
-            nr::__NR_prlimit64,
+            nr!(prlimit64),
             "prlimit64",
             &[Int, Limit, Pointer, Pointer],
             prlimit64,
         ),
-        call(
-            nr::__NR_getrlimit,
-            "getrlimit",
-            &[Limit, Pointer],
-            getrlimit,
-        ),
-        call(
-            nr::__NR_setrlimit,
-            "setrlimit",
-            &[Limit, Pointer],
-            setrlimit,
-        ),
-        call(nr::__NR_getrusage, "getrusage", &[Int, Pointer], getrusage),
+        call(nr!(getrlimit), "getrlimit", &[Limit, Pointer], getrlimit),
+        call(nr!(setrlimit), "setrlimit", &[Limit, Pointer], setrlimit),
+        call(nr!(getrusage), "getrusage", &[Int, Pointer], getrusage),
     ]
 }
 

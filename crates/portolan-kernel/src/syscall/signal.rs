@@ -1,11 +1,10 @@
 //! Signal calls: actions, masks, stacks, sending, waiting, returning. Not for: delivery and frames (`crate::signal`).
 
-use linux_raw_sys::general as nr;
 use portolan::addr::VirtAddr;
 use portolan::errno::Errno;
 
 use super::time::{self, Clock};
-use super::{Arg, Call, SyscallContext, SyscallResult, call};
+use super::{Arg, Call, SyscallContext, SyscallResult, call, nr};
 use crate::engine::Engine;
 use crate::signal::frame::{self, FXSAVE_HEAD};
 use crate::signal::{
@@ -22,55 +21,55 @@ pub fn calls<E: Engine>() -> [Call<E>; 13] {
     use Arg::{Int, Pointer, Signal, Size};
     [
         call(
-            nr::__NR_rt_sigaction,
+            nr!(rt_sigaction),
             "rt_sigaction",
             &[Signal, Pointer, Pointer, Size],
             rt_sigaction,
         ),
         call(
-            nr::__NR_rt_sigprocmask,
+            nr!(rt_sigprocmask),
             "rt_sigprocmask",
             &[Int, Pointer, Pointer, Size],
             rt_sigprocmask,
         ),
-        call(nr::__NR_rt_sigreturn, "rt_sigreturn", &[], rt_sigreturn),
+        call(nr!(rt_sigreturn), "rt_sigreturn", &[], rt_sigreturn),
         call(
-            nr::__NR_sigaltstack,
+            nr!(sigaltstack),
             "sigaltstack",
             &[Pointer, Pointer],
             sigaltstack,
         ),
         call(
-            nr::__NR_rt_sigpending,
+            nr!(rt_sigpending),
             "rt_sigpending",
             &[Pointer, Size],
             rt_sigpending,
         ),
         call(
-            nr::__NR_rt_sigsuspend,
+            nr!(rt_sigsuspend),
             "rt_sigsuspend",
             &[Pointer, Size],
             rt_sigsuspend,
         )
         .restarts_without_handler(),
-        call(nr::__NR_pause, "pause", &[], pause).restarts_without_handler(),
+        call(nr!(pause), "pause", &[], pause).restarts_without_handler(),
         call(
-            nr::__NR_rt_sigtimedwait,
+            nr!(rt_sigtimedwait),
             "rt_sigtimedwait",
             &[Pointer, Pointer, Pointer, Size],
             rt_sigtimedwait,
         ),
-        call(nr::__NR_kill, "kill", &[Int, Signal], kill),
-        call(nr::__NR_tkill, "tkill", &[Int, Signal], tkill),
-        call(nr::__NR_tgkill, "tgkill", &[Int, Int, Signal], tgkill),
+        call(nr!(kill), "kill", &[Int, Signal], kill),
+        call(nr!(tkill), "tkill", &[Int, Signal], tkill),
+        call(nr!(tgkill), "tgkill", &[Int, Int, Signal], tgkill),
         call(
-            nr::__NR_rt_sigqueueinfo,
+            nr!(rt_sigqueueinfo),
             "rt_sigqueueinfo",
             &[Int, Signal, Pointer],
             rt_sigqueueinfo,
         ),
         call(
-            nr::__NR_rt_tgsigqueueinfo,
+            nr!(rt_tgsigqueueinfo),
             "rt_tgsigqueueinfo",
             &[Int, Int, Signal, Pointer],
             rt_tgsigqueueinfo,
@@ -171,7 +170,10 @@ fn extended_of<E: Engine>(
 ) -> Result<alloc::vec::Vec<u8>, Errno> {
     let vcpu = &mut ctx.task.vcpu;
     let engine = ctx.kernel.engine();
-    let size = *ctx.task.extended_size.get_or_insert_with(|| engine.extended_state(vcpu).len());
+    let size = *ctx
+        .task
+        .extended_size
+        .get_or_insert_with(|| engine.extended_state(vcpu).len());
     if at == 0 {
         return frame::initial_extended(size);
     }

@@ -2,11 +2,10 @@
 
 use core::time::Duration;
 
-use linux_raw_sys::general as nr;
 use portolan::addr::VirtAddr;
 use portolan::errno::Errno;
 
-use super::{Arg, Call, SyscallContext, SyscallResult, call};
+use super::{Arg, Call, SyscallContext, SyscallResult, call, nr};
 use crate::engine::Engine;
 use crate::outside::Outside;
 use crate::task::Alarm;
@@ -16,60 +15,50 @@ pub fn calls<E: Engine>() -> [Call<E>; 13] {
     use Arg::{Hex, Int, Pointer, Size};
     [
         call(
-            nr::__NR_clock_gettime,
+            nr!(clock_gettime),
             "clock_gettime",
             &[Int, Pointer],
             clock_gettime,
         ),
         call(
-            nr::__NR_clock_getres,
+            nr!(clock_getres),
             "clock_getres",
             &[Int, Pointer],
             clock_getres,
         ),
+        call(nr!(clock_settime), "clock_settime", &[Int, Pointer], |_| {
+            Err(Errno::EPERM)
+        }),
         call(
-            nr::__NR_clock_settime,
-            "clock_settime",
-            &[Int, Pointer],
-            |_| Err(Errno::EPERM),
-        ),
-        call(
-            nr::__NR_gettimeofday,
+            nr!(gettimeofday),
             "gettimeofday",
             &[Pointer, Pointer],
             gettimeofday,
         ),
         call(
-            nr::__NR_settimeofday,
+            nr!(settimeofday),
             "settimeofday",
             &[Pointer, Pointer],
             |_| Err(Errno::EPERM),
         ),
-        call(nr::__NR_time, "time", &[Pointer], time),
-        call(nr::__NR_times, "times", &[Pointer], times),
+        call(nr!(time), "time", &[Pointer], time),
+        call(nr!(times), "times", &[Pointer], times),
+        call(nr!(nanosleep), "nanosleep", &[Pointer, Pointer], nanosleep),
         call(
-            nr::__NR_nanosleep,
-            "nanosleep",
-            &[Pointer, Pointer],
-            nanosleep,
-        ),
-        call(
-            nr::__NR_clock_nanosleep,
+            nr!(clock_nanosleep),
             "clock_nanosleep",
             &[Int, Hex, Pointer, Pointer],
             clock_nanosleep,
         ),
-        call(nr::__NR_alarm, "alarm", &[Size], alarm),
+        call(nr!(alarm), "alarm", &[Size], alarm),
         call(
-            nr::__NR_setitimer,
+            nr!(setitimer),
             "setitimer",
             &[Int, Pointer, Pointer],
             setitimer,
         ),
-        call(nr::__NR_getitimer, "getitimer", &[Int, Pointer], getitimer),
-        call(nr::__NR_adjtimex, "adjtimex", &[Pointer], |_| {
-            Err(Errno::EPERM)
-        }),
+        call(nr!(getitimer), "getitimer", &[Int, Pointer], getitimer),
+        call(nr!(adjtimex), "adjtimex", &[Pointer], |_| Err(Errno::EPERM)),
     ]
 }
 

@@ -263,6 +263,26 @@ impl<G: Aarch64Granule> Bits<G> {
         })
     }
 
+    /// Takes WRITE, ACCESSED and DIRTY away. What a walker noted in AP\[2\] alone goes over to the software bit with WRITE.
+    #[inline(always)]
+    fn without(mut raw: u64, flags: LeafFlags) -> u64 {
+        if !Self::is_leaf(0, raw) {
+            return raw;
+        }
+        if flags.contains(LeafFlags::WRITE) {
+            let dirty = raw & (DBM | AP_READ_ONLY) == DBM;
+            raw = raw & !DBM | AP_READ_ONLY | if dirty { DIRTY } else { 0 };
+        }
+        if flags.contains(LeafFlags::DIRTY) {
+            raw = raw & !DIRTY | AP_READ_ONLY;
+        }
+        if flags.contains(LeafFlags::ACCESSED) {
+            raw & !AF
+        } else {
+            raw
+        }
+    }
+
     /// Whether user mode may make this access, accessed and dirty state aside.
     #[inline(always)]
     fn permits(level: u8, raw: u64, access: Access) -> bool {
@@ -342,6 +362,11 @@ macro_rules! format {
             #[inline(always)]
             fn leaf_at(level: u8, raw: u64) -> Option<Leaf> {
                 Bits::<G>::leaf_at(level, raw)
+            }
+
+            #[inline(always)]
+            fn without(raw: u64, flags: LeafFlags) -> u64 {
+                Bits::<G>::without(raw, flags)
             }
         }
     };

@@ -3,7 +3,7 @@
 
 use super::Format;
 use super::table::{PageTable, TableRef};
-use crate::addr::{VirtAddr, VirtRange};
+use crate::addr::{Pfn, VirtAddr, VirtRange};
 use crate::phys::Phys;
 use crate::platform::Platform;
 
@@ -31,7 +31,8 @@ pub struct Cursor<'a, P: Platform> {
     /// Levels whose table in `path` has been locked once since the walk entered it, as bits.
     passed: u8,
     purpose: Purpose,
-    path: [TableRef<'a, P>; MOST_LEVELS],
+    path: [Pfn; MOST_LEVELS],
+    phys: &'a Phys<P>,
 }
 
 impl<'a, P: Platform> Cursor<'a, P> {
@@ -57,8 +58,20 @@ impl<'a, P: Platform> Cursor<'a, P> {
             level: P::Format::LEVELS - 1,
             passed: 0,
             purpose,
-            path: [table.top(phys); MOST_LEVELS],
+            path: [table.root(); MOST_LEVELS],
+            phys,
         }
+    }
+
+    /// The lowest table that covers `at`.
+    #[inline(always)]
+    fn table(&self) -> TableRef<'a, P> {
+        TableRef::new(
+            self.phys,
+            self.path[self.level as usize],
+            self.level,
+            self.at,
+        )
     }
 
     /// Goes to the next entry of the current table, or of the next one above that has one left.
@@ -78,7 +91,7 @@ impl<'a, P: Platform> Cursor<'a, P> {
             return false;
         }
         self.passed |= bit;
-        drop(self.path[self.level as usize].lock());
+        drop(self.table().lock());
         true
     }
 }
@@ -89,8 +102,10 @@ impl<'a, P: Platform> Iterator for Cursor<'a, P> {
     #[inline]
     fn next(&mut self) -> Option<Self::Item> {
         while self.at < self.end {
-            let table = self.path[self.level as usize];
-            match table.child(P::Format::index(self.level, self.at), self.at) {
+            match self
+                .table()
+                .child(P::Format::index(self.level, self.at), self.at)
+            {
                 None => {
                     if !self.pass_lock() {
                         self.advance();
@@ -104,7 +119,7 @@ impl<'a, P: Platform> Iterator for Cursor<'a, P> {
                 }
                 Some(next) => {
                     self.level -= 1;
-                    self.path[self.level as usize] = next;
+                    self.path[self.level as usize] = next.frame();
                     self.passed &= !(1 << self.level);
                 }
             }

@@ -15,7 +15,7 @@ use crate::phys::{FailPoint, Phys};
 use crate::platform::{Asid, FlushRequest, FlushScope, Platform, Tables};
 
 /// Frames that a batch holds without an allocation.
-const INLINE: usize = 32;
+const INLINE: usize = 16;
 /// Frames that a batch holds before it flushes early, so that a large unmapping does not keep all its memory back until its end.
 const MOST: usize = 16 * 1024;
 
@@ -389,11 +389,7 @@ fn split(range: VirtRange, bytes: u64) -> (VirtRange, VirtRange) {
 
 #[inline(always)]
 pub(super) fn is_empty<P: Platform>(table: TableRef<'_, P>, index: usize) -> bool {
-    table
-        .cell(index)
-        .load(Ordering::Relaxed)
-        & !P::Format::LOCK_BIT
-        == 0
+    table.cell(index).load(Ordering::Relaxed) & !P::Format::LOCK_BIT == 0
 }
 
 /// Whether a TLB that still has `old` would let something through that `new` does not, or not note a store that `new` would.

@@ -75,7 +75,12 @@ pub trait Format: Copy + Send + Sync + 'static {
 
     /// Whether a hardware walker, or another CPU that still has the entry cached, may yet write to this leaf: it is valid and its
     /// accessed or dirty state is not at its end. Where it is false, whoever holds the lock may change the entry with a plain store.
-    fn walker_may_change(raw: u64) -> bool;
+    /// Saying true too often only costs time.
+    #[inline(always)]
+    fn walker_may_change(raw: u64) -> bool {
+        let _ = raw;
+        Self::HARDWARE_ACCESSED || Self::HARDWARE_DIRTY
+    }
 
     /// The page-table page that `raw` at `level` points at: what a descent asks of [`Format::decode`].
     #[inline(always)]

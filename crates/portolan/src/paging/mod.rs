@@ -26,6 +26,8 @@ mod format;
 mod relocate;
 mod retired;
 mod table;
+#[cfg(test)]
+mod tests;
 mod x86_64;
 
 pub use aarch64::{Aarch64, Aarch64Granule, Aarch64Soft, Granule4K, Granule16K, Granule64K};

@@ -117,8 +117,6 @@ pub(crate) struct PlaceRequest {
     /// Bytes, a whole number of pages, not 0.
     pub len: u64,
     pub map: Map,
-    /// A stack, which wants its guard gap free as well.
-    pub guard: u64,
 }
 
 impl<P: Platform> Mm<P> {
@@ -187,25 +185,19 @@ impl<P: Platform> Mm<P> {
             return None;
         }
         let wanted = VirtRange::with_len(VirtAddr::new(hint), request.len)?;
-        is_free(&state.vmas, wanted, request.guard).then_some(hint)
+        is_free(&state.vmas, wanted).then_some(hint)
     }
 }
 
-/// Whether `range` and `guard` bytes below it are free, and the guard gap of what lies above is kept.
-fn is_free<P: Platform>(vmas: &AreaIndex<P>, range: VirtRange, guard: u64) -> bool {
-    let below = range.start().get().saturating_sub(guard);
-    match vmas.find(below) {
-        Some(next) => range.end().get() <= next.guarded_start(),
-        None => true,
-    }
+/// Whether `range` is free and the guard gap of what lies above is kept.
+fn is_free<P: Platform>(vmas: &AreaIndex<P>, range: VirtRange) -> bool {
+    vmas.find(range.start().get()).is_none_or(|next| range.end().get() <= next.guarded_start())
 }
 
 fn lowest<P: Platform>(vmas: &AreaIndex<P>, window: core::ops::Range<u64>, request: &PlaceRequest) -> Option<u64> {
-    let len = request.len.checked_add(request.guard)?;
-    vmas.lowest_gap(window, len, P::Format::GRANULE.bytes(), 0).map(|at| at + request.guard)
+    vmas.lowest_gap(window, request.len, P::Format::GRANULE.bytes(), 0)
 }
 
 fn highest<P: Platform>(vmas: &AreaIndex<P>, window: core::ops::Range<u64>, request: &PlaceRequest) -> Option<u64> {
-    let len = request.len.checked_add(request.guard)?;
-    vmas.highest_gap(window, len, P::Format::GRANULE.bytes(), 0).map(|at| at + request.guard)
+    vmas.highest_gap(window, request.len, P::Format::GRANULE.bytes(), 0)
 }

@@ -13,7 +13,7 @@ use super::vma::{Name, VmaFields};
 use crate::addr::{VirtAddr, VirtRange};
 use crate::device::VmaDraft;
 use crate::errno::Errno;
-use crate::object::{Cache, Commit, File, VmFlags};
+use crate::object::{Cache, Commit, File, MAX_BYTES, VmFlags};
 use crate::paging::{CacheMode, Format};
 use crate::platform::{MapEvent, Platform};
 use linux_raw_sys::general::{MAP_PRIVATE, MAP_SHARED};
@@ -140,8 +140,7 @@ impl<P: Platform> MmUser<P> {
         if map.contains(Map::HUGETLB) && request.file.is_none() {
             return Err(Errno::EINVAL);
         }
-        let guard = if map.contains(Map::GROWSDOWN) { self.guard_gap() } else { 0 };
-        let start = self.place_map(state, request, PlaceRequest { addr, len, map, guard })?;
+        let start = self.place_map(state, request, PlaceRequest { addr, len, map })?;
         let range = VirtRange::with_len(start, len).ok_or(Errno::ENOMEM)?;
         if map.contains(Map::FIXED_NOREPLACE) && state.vmas.overlapping(range.start().get()..range.end().get()).next().is_some() {
             return Err(Errno::EEXIST);
@@ -306,7 +305,7 @@ impl<P: Platform> MmUser<P> {
         let granule = P::Format::GRANULE;
         let len = granule.round_up(len).filter(|&len| len != 0).ok_or(Errno::EINVAL)?;
         let mut state = self.state.write();
-        let start = self.place(&state, PlaceRequest { addr: at.get(), len, map: Map::PRIVATE, guard: 0 })?;
+        let start = self.place(&state, PlaceRequest { addr: at.get(), len, map: Map::PRIVATE })?;
         let range = VirtRange::with_len(start, len).ok_or(Errno::ENOMEM)?;
         let flags = vm_flags_of_prot(prot)
             | VmFlags::MAYREAD
@@ -339,6 +338,10 @@ pub(crate) fn is_accountable(flags: VmFlags) -> bool {
 
 /// The file's side of `do_mmap`.
 fn check_file<P: Platform>(region: &mut Region<P>, file: &Arc<File<P>>, flags: u32, prot: Prot) -> Result<(), Errno> {
+    let most = MAX_BYTES.checked_sub(region.range.bytes()).ok_or(Errno::EOVERFLOW)?;
+    if file.cache().is_some() && region.pgoff > most >> P::Format::GRANULE.shift() {
+        return Err(Errno::EOVERFLOW);
+    }
     if !file.operations().can_mmap(file) && !matches!(flags & MAP_TYPE, MAP_SHARED | MAP_PRIVATE | MAP_SHARED_VALIDATE) {
         return Err(Errno::EINVAL);
     }

@@ -39,6 +39,7 @@ impl Request {
 impl<P: Platform> MmUser<P> {
     /// `mremap`. `mm/mremap.c: do_mremap`. Returns where the mapping is afterwards.
     ///
+    /// A move that keeps the length takes all areas in the range along, with the gaps between them.
     /// An `old_len` of 0 maps the pages of a shared mapping a second time. With MREMAP_DONTUNMAP the old range stays mapped and empty.
     ///
     /// # Errors
@@ -74,11 +75,14 @@ impl<P: Platform> MmUser<P> {
         request: Request,
         populate: &mut Option<VirtRange>,
     ) -> Result<VirtAddr, Errno> {
+        if request.must_move() && request.old_len == request.new_len {
+            return self.move_each(state, request, populate);
+        }
         let vma = state.vmas.get(request.old.get()).ok_or(Errno::EFAULT)?;
         let fields = vma.fields();
         check_area(vma, &request)?;
         if request.must_move() {
-            return self.remap_to(state, fields, request, populate);
+            return self.remap_to(state, request, populate);
         }
         if request.old_len >= request.new_len && request.old_len != 0 {
             let tail = ordered(plus(request.old, request.new_len)?, plus(request.old, request.old_len)?);
@@ -100,11 +104,43 @@ impl<P: Platform> MmUser<P> {
         self.move_area(state, fields, request, populate)
     }
 
-    /// MREMAP_FIXED and MREMAP_DONTUNMAP. `mremap_to`.
+    /// A move without a change of length: of every area in the range, the gaps between them kept. `remap_move`, Linux 6.17. An error leaves
+    /// the areas before it moved.
+    fn move_each(
+        &self,
+        state: &mut MmState<P>,
+        request: Request,
+        populate: &mut Option<VirtRange>,
+    ) -> Result<VirtAddr, Errno> {
+        let range = VirtRange::with_len(request.old, request.old_len).ok_or(Errno::EFAULT)?;
+        let mut first = None;
+        let (mut at, mut target) = (range.start(), request.new);
+        while let Some(vma) = state.vmas.find(at.get()).filter(|vma| vma.range().start() < range.end()) {
+            let whole = vma.range();
+            let part = whole.intersection(range).ok_or(Errno::EFAULT)?;
+            if first.is_none() && part.start() > range.start() {
+                return Err(Errno::EFAULT);
+            }
+            if !may_move_with_others(vma) && (first.is_some() || whole.end() < range.end()) {
+                return Err(Errno::EFAULT);
+            }
+            let gap = part.start().get() - at.get().min(part.start().get());
+            let new = target.checked_add(gap).ok_or(Errno::EINVAL)?;
+            let len = part.bytes();
+            let one = Request { old: part.start(), old_len: len, new_len: len, new, ..request };
+            check_area(vma, &one)?;
+            let moved = self.remap_to(state, one, populate)?;
+            first = first.or(Some(moved));
+            target = plus(moved, len)?;
+            at = part.end();
+        }
+        first.ok_or(Errno::EFAULT)
+    }
+
+    /// MREMAP_FIXED and MREMAP_DONTUNMAP, of one area. `mremap_to`.
     fn remap_to(
         &self,
         state: &mut MmState<P>,
-        fields: VmaFields<P>,
         mut request: Request,
         populate: &mut Option<VirtRange>,
     ) -> Result<VirtAddr, Errno> {
@@ -117,6 +153,8 @@ impl<P: Platform> MmUser<P> {
             self.unmap_range(state, tail)?;
             request.old_len = request.new_len;
         }
+        // What was unmapped may have been another part of the same area.
+        let fields = state.vmas.get(request.old.get()).ok_or(Errno::EFAULT)?.fields();
         self.check_growth(state, &fields, &request)?;
         if request.has(MREMAP_DONTUNMAP) {
             let pages = request.old_len >> P::Format::GRANULE.shift();
@@ -183,7 +221,7 @@ impl<P: Platform> MmUser<P> {
         self.check_move(state, &fields, from)?;
         let map = if request.has(MREMAP_FIXED) { Map::FIXED } else { Map::empty() };
         let addr = if request.must_move() { request.new.get() } else { 0 };
-        let new = self.place(state, PlaceRequest { addr, len: request.new_len, map, guard: 0 })?;
+        let new = self.place(state, PlaceRequest { addr, len: request.new_len, map })?;
         let to = VirtRange::with_len(new, request.new_len).ok_or(Errno::ENOMEM)?;
         let charged = if fields.is_accounted() { to.pages(granule) } else { 0 };
         self.machine.charge_commit(charged)?;
@@ -324,6 +362,11 @@ impl<P: Platform> MmUser<P> {
 /// `at` and `bytes` after it, which are known to fit.
 fn plus(at: VirtAddr, bytes: u64) -> Result<VirtAddr, Errno> {
     at.checked_add(bytes).ok_or(Errno::EFAULT)
+}
+
+/// Whether the area may be moved along with others. `vma_multi_allowed`: not where a driver chooses addresses itself.
+fn may_move_with_others<P: Platform>(vma: &Vma<P>) -> bool {
+    vma.operations().is_none_or(|ops| ops.may_merge()) && !vma.flags().contains(VmFlags::HUGETLB)
 }
 
 /// `check_mremap_params`.

@@ -41,6 +41,10 @@ impl<const SHIFT: u32> Format for Bare<SHIFT> {
         Entry::Absent
     }
 
+    fn walker_may_change(_raw: u64) -> bool {
+        false
+    }
+
     fn hardware_access(_: u8, _: u64, _: Access) -> Option<u64> {
         None
     }

@@ -32,7 +32,18 @@ impl Path {
     }
 }
 
+/// Where items are, or are not any more, between two others.
+struct Hole {
+    /// How many bytes are free between those.
+    gap: u64,
+    /// Where the upper one, or what it guards, begins.
+    limit: u64,
+    /// Whether one of them is in another leaf.
+    edge: bool,
+}
+
 /// What a slot's item says of itself. The slot now belongs to the entry.
+#[inline(always)]
 fn entry_of<T: Span>(item: Box<Slot<T>>) -> Entry {
     let (end, floor) = (item.end(), floor_of(&item));
     Entry {
@@ -43,6 +54,7 @@ fn entry_of<T: Span>(item: Box<Slot<T>>) -> Entry {
     }
 }
 
+#[inline(always)]
 fn floor_of<T: Span>(item: &Slot<T>) -> u64 {
     item.start().saturating_sub(item.gap_before())
 }
@@ -92,8 +104,8 @@ impl<T: Span> Writer<T> {
 impl Shape {
     /// At most how many leaves and how many other nodes `inserts` insertions make.
     ///
-    /// A node that exists now may be full, and splits at the first insertion. What comes out of a split is `ROOMY` and splits again only
-    /// after `FEWEST - 1` more. A split is an insertion one level up.
+    /// A node that exists now may be full, and splits at the first insertion. What comes out of a split is [`ROOMY`] and splits again only
+    /// after a few more. A split is an insertion one level up.
     fn splits(&self, inserts: usize) -> (usize, usize) {
         let mut inserts = inserts;
         let mut made = [0; 2];
@@ -158,7 +170,13 @@ impl<T: Span> Change<'_, T> {
             (at, stop) = self.run(&path, end);
         }
         self.take_out(&path, at, stop);
-        self.put_in(path, at, stop, first.into_iter().chain(second).chain(new));
+        let items = core::iter::from_fn(|| {
+            first
+                .take()
+                .or_else(|| second.take())
+                .or_else(|| new.next())
+        });
+        self.put_in(&mut path, at, stop, items);
         drop(section);
     }
 
@@ -194,6 +212,9 @@ impl<T: Span> Change<'_, T> {
         path.root = node.level();
         loop {
             let level = node.level();
+            if level == 0 {
+                node.prefetch();
+            }
             let mut at = node.count(addr);
             path.nodes[level] = node.as_ptr();
             if level == 0 {
@@ -236,78 +257,99 @@ impl<T: Span> Change<'_, T> {
     /// Puts items at `at`, over the entries up to `stop`, which are taken out already; brings the tree in order.
     fn put_in(
         &mut self,
-        mut path: Path,
+        path: &mut Path,
         mut at: usize,
         stop: usize,
         mut items: impl Iterator<Item = Box<Slot<T>>>,
     ) {
         let leaf = path.node(0);
+        let hole = self.hole(path, at, stop);
         let over = at;
         while at < stop {
             let Some(item) = items.next() else {
-                let inside = at == over
-                    && at > 0
-                    && stop < leaf.len()
-                    && leaf.end(stop - 1) <= leaf.floor(stop);
+                let hole = hole.filter(|hole| at == over && leaf.end(stop - 1) <= hole.limit);
                 leaf.remove(at, stop - at);
-                return if inside {
-                    self.settle_hole(&path, at)
-                } else {
-                    self.settle(&path)
+                return match hole {
+                    Some(hole) if leaf.len() >= FEWEST => self.grow(path, &hole),
+                    _ => self.settle(path),
                 };
             };
             leaf.put(at, entry_of(item));
             self.shape.len += 1;
             at += 1;
         }
-        // What an insertion between two items divides; everything else may change what the parents say.
-        let inside = over == stop && at > 0 && at < leaf.len();
-        let (mut divided, limit) = if inside {
-            (leaf.gap_before(at), leaf.floor(at))
-        } else {
-            (u64::MAX, u64::MAX)
-        };
+        let mut hole = hole.filter(|_| over == stop);
         for item in items {
             let entry = entry_of(item);
             self.shape.len += 1;
-            if entry.end > limit {
-                divided = u64::MAX;
-            }
+            hole = hole.filter(|hole| entry.end <= hole.limit);
             let leaf = path.node(0);
             if leaf.len() < FANOUT {
                 leaf.insert(at, entry);
                 at += 1;
             } else {
-                self.split(&path, at, entry);
-                divided = u64::MAX;
-                path = self.path(entry.end);
+                self.split(path, at, entry);
+                hole = None;
+                *path = self.path(entry.end);
                 at = path.at(0);
             }
         }
-        if path.root > 0 && divided >= path.node(1).gap(path.at(1)) {
-            self.refresh(&path, 0);
+        let divided = hole.as_ref().map_or(u64::MAX, |hole| hole.gap);
+        if path.root > 0
+            && (hole.is_none_or(|hole| hole.edge) || divided >= path.node(1).gap(path.at(1)))
+        {
+            self.refresh(path, 0, divided);
         }
     }
 
-    /// As [`Change::settle`] after nothing but a run of items at `at` was taken out, which lay between two others and not under the guard of
-    /// the one above: one gap has grown, and the gaps it swallowed were no larger.
-    fn settle_hole(&mut self, path: &Path, at: usize) {
-        let leaf = path.node(0);
-        if leaf.len() < FEWEST {
-            return self.settle(path);
+    /// The free bytes between the item before `at` and the one at `stop`, as they are when none is between them. `None` where that takes
+    /// more than a look at the leaf and its parent.
+    #[inline]
+    fn hole(&self, path: &Path, at: usize, stop: usize) -> Option<Hole> {
+        if path.root == 0 {
+            return None;
         }
-        let gap = leaf.gap_before(at);
-        for level in 1..=path.root {
+        let (leaf, parent, place) = (path.node(0), path.node(1), path.at(1));
+        let len = leaf.len();
+        let before = if at > 0 {
+            leaf.end(at - 1)
+        } else {
+            parent.end(place.checked_sub(1)?)
+        };
+        let limit = if stop < len {
+            leaf.floor(stop)
+        } else if place + 1 < parent.len() {
+            parent.floor(place + 1)
+        } else {
+            return None;
+        };
+        Some(Hole {
+            gap: limit.saturating_sub(before),
+            limit,
+            edge: at == 0 || stop == len,
+        })
+    }
+
+    /// After the items in a hole were taken out, none of which lay under the guard of the item above: what was free on their sides and
+    /// between them is no larger than the hole, so no largest gap can have shrunk below that.
+    fn grow(&self, path: &Path, hole: &Hole) {
+        let mut level = 1;
+        if hole.edge {
+            path.node(1).put(path.at(1), path.node(0).summary());
+            level = 2;
+        }
+        for level in level..=path.root {
             let (parent, at) = (path.node(level), path.at(level));
-            if parent.gap(at) >= gap {
+            if parent.gap(at) >= hole.gap {
                 return;
             }
-            parent.set_gap(at, gap);
+            parent.set_gap(at, hole.gap);
         }
     }
 
-    /// Brings what the parents say of the node at `level` up to date.
-    fn refresh(&self, path: &Path, level: usize) {
+    /// Brings what the parents say of the node at `level` up to date. If all that happened is that a hole of `divided` bytes between two items was
+    /// divided (`u64::MAX` if more), this ends where a larger gap is known: that one is still there.
+    fn refresh(&self, path: &Path, level: usize, divided: u64) {
         for level in level..path.root {
             let (parent, at) = (path.node(level + 1), path.at(level + 1));
             let summary = path.node(level).summary();
@@ -315,6 +357,9 @@ impl<T: Span> Change<'_, T> {
                 return;
             }
             parent.put(at, summary);
+            if level + 1 < path.root && divided < path.node(level + 2).gap(path.at(level + 2)) {
+                return;
+            }
         }
     }
 
@@ -325,7 +370,7 @@ impl<T: Span> Change<'_, T> {
             let node = path.node(level);
             if node.len() < FANOUT {
                 node.insert(at, entry);
-                return self.refresh(path, level);
+                return self.refresh(path, level, u64::MAX);
             }
             let right = self.shape.new_node(level);
             // Ascending and descending insertion leave full nodes behind, not half empty ones.
@@ -359,7 +404,7 @@ impl<T: Span> Change<'_, T> {
         for level in 0..path.root {
             let node = path.node(level);
             if node.len() >= FEWEST {
-                return self.refresh(path, level);
+                return self.refresh(path, level, u64::MAX);
             }
             let (parent, at) = (path.node(level + 1), path.at(level + 1));
             if node.len() == 0 {

@@ -137,6 +137,7 @@ impl<T> Tree<T> {
         while node.level() > 0 {
             node = node.child(node.count(addr))?;
         }
+        node.prefetch();
         Some((node, node.count(addr)))
     }
 

@@ -3,7 +3,8 @@
 
 use core::mem::offset_of;
 use core::ptr::{NonNull, null_mut};
-use core::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering::Acquire, Ordering::Relaxed};
+use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use core::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, fence};
 
 use alloc::boxed::Box;
 
@@ -16,7 +17,7 @@ const WORDS: usize = 16;
 pub(super) const FANOUT: usize = WORDS - 1;
 /// The fewest entries of a node other than the root.
 pub(super) const FEWEST: usize = 5;
-/// The most entries of a node that comes out of a split, a merge or a balancing: it takes `FEWEST` insertions to split it again.
+/// The most entries of a node that comes out of a split, a merge or a balancing: it takes `FANOUT + 1 - ROOMY` insertions to split it again.
 pub(super) const ROOMY: usize = 12;
 /// More levels than memory can hold nodes for: `FEWEST` to the 20th items, each with a header of 16 bytes, exceed 2^50 bytes.
 pub(super) const LEVELS: usize = 20;
@@ -39,6 +40,15 @@ struct Inner {
     node: Node,
     /// The largest gap between two items below the child.
     gaps: [AtomicU64; FANOUT],
+}
+
+impl Inner {
+    fn new() -> Self {
+        Self {
+            node: Node::new(),
+            gaps: [const { AtomicU64::new(0) }; FANOUT],
+        }
+    }
 }
 
 /// One entry of a node: an item (with no gap inside), or a child.
@@ -98,15 +108,7 @@ impl NodeRef {
         let node = if level == 0 {
             NonNull::from(Box::leak(heap::try_box(fail, Node::new())?))
         } else {
-            let gaps = [const { AtomicU64::new(0) }; FANOUT];
-            NonNull::from(Box::leak(heap::try_box(
-                fail,
-                Inner {
-                    node: Node::new(),
-                    gaps,
-                },
-            )?))
-            .cast()
+            NonNull::from(Box::leak(heap::try_box(fail, Inner::new())?)).cast()
         };
         Ok(Self { node, level })
     }
@@ -169,6 +171,19 @@ impl NodeRef {
         self.words().count(addr)
     }
 
+    /// Asks for the slots, so that they come while the ends are compared.
+    #[inline(always)]
+    pub fn prefetch(self) {
+        #[cfg(target_arch = "x86_64")]
+        for at in [0, 8] {
+            let line = self.words().slots[at].as_ptr();
+            // SAFETY: a prefetch reads nothing that could be seen.
+            unsafe {
+                core::arch::x86_64::_mm_prefetch::<{ core::arch::x86_64::_MM_HINT_T0 }>(line.cast())
+            };
+        }
+    }
+
     /// What a slot points to; null when it is unused or out of range. Acquire: what was written before it was linked can be read.
     #[inline(always)]
     pub fn slot(self, at: usize) -> *mut () {
@@ -224,6 +239,9 @@ impl NodeRef {
         }
     }
 
+    /// Writes an entry. Relaxed, since it is done in a write section, whose fence comes after all that `entry.slot` points to was written,
+    /// or in a node that is not linked yet; what a reader does before its validation needs no more than that of a node, and of an item nothing.
+    #[inline(always)]
     pub fn put(self, at: usize, entry: Entry) {
         let words = self.words();
         words.ends[at].store(entry.end, Relaxed);
@@ -236,7 +254,7 @@ impl NodeRef {
 
     /// Changes what a slot points to and nothing else, outside of any write section.
     pub fn publish(self, at: usize, slot: *mut ()) {
-        self.words().slots[at].store(slot, core::sync::atomic::Ordering::Release);
+        self.words().slots[at].store(slot, Release);
     }
 
     fn clear(self, at: usize) {
@@ -264,6 +282,7 @@ impl NodeRef {
     }
 
     /// Makes room at `at` and puts the entry there. The node must not be full.
+    #[inline(always)]
     pub fn insert(self, at: usize, entry: Entry) {
         let len = self.len().min(FANOUT - 1);
         debug_assert!(at <= len);
@@ -321,11 +340,6 @@ impl NodeRef {
         if let Some(gaps) = self.gaps() {
             gaps[at].store(gap, Relaxed);
         }
-    }
-
-    /// The free bytes before the entry at `at`, which is neither the first nor beyond the last.
-    pub fn gap_before(self, at: usize) -> u64 {
-        self.floor(at).saturating_sub(self.end(at - 1))
     }
 
     /// The entry that stands for this node in its parent. The node must not be empty.
@@ -428,21 +442,22 @@ impl Spare {
         Some(node)
     }
 
-    /// An empty node for `level`.
+    /// An empty node for `level`. One that was not reserved is allocated here, and if the heap is exhausted the program ends.
     pub fn take(&mut self, level: usize) -> NodeRef {
         debug_assert!(self.count > 0, "an insertion was not reserved");
-        let node = match self.pop() {
-            Some(node) => node.node,
-            None if self.level == 0 => NonNull::from(Box::leak(Box::new(Node::new()))),
-            None => {
-                let gaps = [const { AtomicU64::new(0) }; FANOUT];
-                NonNull::from(Box::leak(Box::new(Inner {
-                    node: Node::new(),
-                    gaps,
-                })))
-                .cast()
-            }
+        if let Some(node) = self.pop() {
+            return NodeRef {
+                node: node.node,
+                level,
+            };
+        }
+        let node = if self.level == 0 {
+            NonNull::from(Box::leak(Box::new(Node::new())))
+        } else {
+            NonNull::from(Box::leak(Box::new(Inner::new()))).cast()
         };
+        // The fence of the write section covers only what was there before it.
+        fence(Release);
         NodeRef { node, level }
     }
 }
