@@ -315,18 +315,27 @@ pub fn set_space_limits(space: &Limits, limits: &ResourceLimits) {
     set(&space.memlock, RLIMIT_MEMLOCK);
 }
 
-/// Loads a program into a fresh space. `do_execveat_common`, `load_elf_binary`.
+/// A program that was found and understood, and is not loaded yet: up to here a failed `execve` changes nothing.
+pub struct Found<E: Engine> {
+    /// The path it was asked for by.
+    name: Vec<u8>,
+    /// With the arguments that scripts put in.
+    program: Program,
+    file: Executable<E>,
+    image: Image,
+    interpreter: Option<(Executable<E>, Image)>,
+}
+
+/// Finds a program's file and reads what it is. The first half of `execve`, before `begin_new_exec`.
 ///
 /// # Errors
 /// `E2BIG`: too many or too long strings. `ENOEXEC`, `ELIBBAD`: not a program for this machine. `EACCES`: no right to run it. `ELOOP`: scripts
-/// that name scripts. `ENOMEM`: no room. `EINVAL`: segments that make no sense. Those of open(2).
-pub fn load<E: Engine>(
-    kernel: &Kernel<E>,
+/// that name scripts. Those of open(2).
+pub fn find_program<E: Engine>(
     session: &Session<'_, E>,
     program: &Program,
     limits: &ResourceLimits,
-    personality: u32,
-) -> Result<Ready<E>, Errno> {
+) -> Result<Found<E>, Errno> {
     let mut program = program.clone();
     if program.argv.is_empty() {
         program.argv.push(Vec::new());
@@ -336,81 +345,94 @@ pub fn load<E: Engine>(
     let (file, head) = find(session, &mut program)?;
     let image = file.image(session, &head)?;
     let interpreter = file.interpreter(session, &image)?;
-
-    let personality = personality_of(personality);
-    let on = personality & ADDR_NO_RANDOMIZE == 0 && kernel.randomize == Randomize::On;
-    let dice = Dice {
-        platform: kernel.engine(),
-        on,
-    };
-    let mm = new_space(
-        &kernel.machine,
-        &dice,
-        limits,
-        personality,
-        kernel.identity.uid[1] == 0,
-    )?;
-
-    let strings = Strings {
-        path: &name,
-        argv: &program.argv,
-        env: &program.env,
-    };
-    let plan = stack::plan(&strings, stack_top(&mm, &dice), limits.0[RLIMIT_STACK].soft)?;
-    let executable = image.stack == StackExec::Enable;
-    stack::map(&mm, &plan, executable)?;
-    stack::copy_strings(&mm, &plan, &strings)?;
-
-    let base = dice.pages(MMAP_RANDOM_BITS);
-    let main = image::load_main(
-        &mm,
-        &image,
-        &file.mapping(session)?,
-        interpreter.is_some(),
-        base,
-    )?;
-    let linker = match &interpreter {
-        Some((file, image)) => Some(image::load_interpreter(
-            &mm,
-            image,
-            &file.mapping(session)?,
-        )?),
-        None => None,
-    };
-    let (entry, linker_base) = linker.unwrap_or((main.entry, 0));
-    place_heap(
-        &mm,
-        &main,
-        image.header.kind == Kind::Movable && interpreter.is_none(),
-        &dice,
-    )?;
-
-    let vdso = kernel.vdso.map(&mm)?;
-    let mut random = [0; 16];
-    kernel.outside().random(&mut random);
-    let cpu = kernel.engine().cpu_description();
-    let values = Values {
-        main: &main,
-        linker_base,
-        cpu: &cpu,
-        identity: &kernel.identity,
-        random,
-        vdso: Some(vdso),
-    };
-    let (sp, auxv) = stack::finish(&mm, &plan, &strings, &values, dice.below(8192))?;
-    mm.set_layout(|layout| record(layout, &main, &plan, sp));
-    let info = ProgramInfo {
-        exe: file.path,
-        auxv,
-    };
-    Ok(Ready {
-        mm,
-        entry: VirtAddr::new(entry),
-        stack: VirtAddr::new(sp),
-        info,
-        name: thread_name(&name),
-        personality,
+    Ok(Found {
+        name,
+        program,
+        file,
+        image,
+        interpreter,
     })
+}
+
+impl<E: Engine> Found<E> {
+    /// Loads it into a fresh space. The second half of `execve`; when it fails, Linux kills the process with SIGSEGV.
+    ///
+    /// # Errors
+    /// `ENOMEM`, `EEXIST`: no room. `EINVAL`, `EFAULT`: segments that make no sense. Those of mmap and of the file.
+    pub fn load(
+        &self,
+        kernel: &Kernel<E>,
+        session: &Session<'_, E>,
+        limits: &ResourceLimits,
+        personality: u32,
+    ) -> Result<Ready<E>, Errno> {
+        let personality = personality_of(personality);
+        let on = personality & ADDR_NO_RANDOMIZE == 0 && kernel.randomize == Randomize::On;
+        let dice = Dice {
+            platform: kernel.engine(),
+            on,
+        };
+        let root = kernel.identity.uid[1] == 0;
+        let mm = new_space(&kernel.machine, &dice, limits, personality, root)?;
+
+        let strings = Strings {
+            path: &self.name,
+            argv: &self.program.argv,
+            env: &self.program.env,
+        };
+        let plan = stack::plan(&strings, stack_top(&mm, &dice), limits.0[RLIMIT_STACK].soft)?;
+        stack::map(&mm, &plan, self.image.stack == StackExec::Enable)?;
+        stack::copy_strings(&mm, &plan, &strings)?;
+
+        let (main, linker) = self.map_images(&mm, session, dice.pages(MMAP_RANDOM_BITS))?;
+        let (entry, linker_base) = linker.unwrap_or((main.entry, 0));
+        let is_alone = self.image.header.kind == Kind::Movable && self.interpreter.is_none();
+        place_heap(&mm, &main, is_alone, &dice)?;
+
+        let vdso = Some(kernel.vdso.map(&mm)?);
+        let mut random = [0; 16];
+        kernel.outside().random(&mut random);
+        let (cpu, identity) = (&kernel.engine().cpu_description(), &kernel.identity);
+        let values = Values {
+            main: &main,
+            linker_base,
+            cpu,
+            identity,
+            random,
+            vdso,
+        };
+        let (sp, auxv) = stack::finish(&mm, &plan, &strings, &values, dice.below(8192))?;
+        mm.set_layout(|layout| record(layout, &main, &plan, sp));
+        let info = ProgramInfo {
+            exe: self.file.path.clone(),
+            auxv,
+        };
+        let (entry, stack) = (VirtAddr::new(entry), VirtAddr::new(sp));
+        Ok(Ready {
+            mm,
+            entry,
+            stack,
+            info,
+            name: thread_name(&self.name),
+            personality,
+        })
+    }
+
+    /// Maps the program, then its interpreter, of which entry point and base are returned.
+    fn map_images(
+        &self,
+        mm: &MmUser<E>,
+        session: &Session<'_, E>,
+        random: u64,
+    ) -> Result<(Loaded, Option<(u64, u64)>), Errno> {
+        let file = self.file.mapping(session)?;
+        let main = image::load_main(mm, &self.image, &file, self.interpreter.is_some(), random)?;
+        let Some((file, image)) = &self.interpreter else {
+            return Ok((main, None));
+        };
+        let linker = image::load_interpreter(mm, image, &file.mapping(session)?)?;
+        Ok((main, Some(linker)))
+    }
 }
 
 /// The name a thread takes from its program's path. `__set_task_comm`.

@@ -157,9 +157,12 @@ impl<E: Engine> Kernel<E> {
     /// Runs a program to its end on the calling thread.
     ///
     /// # Errors
-    /// Those of [`exec::load`]; those of the engine when it has no CPU to give. The program has then not run.
+    /// Those of [`exec::find_program`], and `ENOMEM` of loading; those of the engine when it has no CPU to give. The program has then not run.
     pub fn run_program(&self, launch: &Launch) -> Result<ExitStatus, Errno> {
-        let mut task = self.new_process(launch)?;
+        let Some(mut task) = self.new_process(launch)? else {
+            let signal = signal::SIGSEGV;
+            return Ok(ExitStatus::Killed { signal, core: true });
+        };
         let status = self.run_task(&mut task);
         self.processes
             .lock()
@@ -168,8 +171,8 @@ impl<E: Engine> Kernel<E> {
         Ok(status)
     }
 
-    /// The first process: `init`, so to speak.
-    fn new_process(&self, launch: &Launch) -> Result<Task<E>, Errno> {
+    /// The first process: `init`, so to speak. `None`: it died of its own segments.
+    fn new_process(&self, launch: &Launch) -> Result<Option<Task<E>>, Errno> {
         let outside = self.outside();
         let place = Place {
             cwd: launch.cwd.clone(),
@@ -180,13 +183,15 @@ impl<E: Engine> Kernel<E> {
             identity: &self.identity,
         };
         let session = boot.session(&self.vfs, outside);
-        let ready = exec::load(
-            self,
-            &session,
-            &launch.program,
-            &launch.limits,
-            launch.personality,
-        )?;
+        let found = exec::find_program(&session, &launch.program, &launch.limits)?;
+        let ready = match found.load(self, &session, &launch.limits, launch.personality) {
+            Ok(ready) => ready,
+            Err(Errno::ENOMEM) => return Err(Errno::ENOMEM),
+            Err(error) => {
+                self.note_death(error);
+                return Ok(None);
+            }
+        };
         let most = launch.limits.0[RLIMIT_NOFILE].soft.min(1 << 20) as u32;
         let files = self.vfs.standard_files(outside, most)?;
         let vcpu = self.engine().new_vcpu(&ready.mm)?;
@@ -204,7 +209,7 @@ impl<E: Engine> Kernel<E> {
         ));
         process.threads.lock().push(thread.clone());
         self.processes.lock().push(process.clone());
-        Ok(Task {
+        Ok(Some(Task {
             thread,
             process,
             vcpu,
@@ -220,7 +225,14 @@ impl<E: Engine> Kernel<E> {
             robust_list: (0, 0),
             exiting: None,
             call: None,
-        })
+        }))
+    }
+
+    /// A program was found but could not be loaded, which kills.
+    pub(crate) fn note_death(&self, error: Errno) {
+        self.log.note(format_args!(
+            "the program is killed because it cannot be loaded: {error}"
+        ));
     }
 
     /// Serves a thread until it ends. Returns how its process ends, as far as this thread knows.

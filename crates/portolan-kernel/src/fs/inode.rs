@@ -212,6 +212,8 @@ pub struct Inode<P: Platform> {
     sizing: Sleep<P, ()>,
     /// With kept changes: contents differ from the outer file's, which no longer matters.
     changed: AtomicBool,
+    /// Its last name was removed in the overlay, where the outer file still has it.
+    unnamed: AtomicBool,
 }
 
 impl<P: Platform> Inode<P> {
@@ -229,6 +231,7 @@ impl<P: Platform> Inode<P> {
             seen,
             sizing,
             changed: AtomicBool::new(true),
+            unnamed: AtomicBool::new(false),
         })
     }
 
@@ -255,6 +258,7 @@ impl<P: Platform> Inode<P> {
             seen,
             sizing,
             changed: AtomicBool::new(false),
+            unnamed: AtomicBool::new(false),
         })
     }
 
@@ -485,7 +489,15 @@ impl<P: Platform> Inode<P> {
     }
 }
 
-impl<P: Platform> FileOperations<P> for Inode<P> {}
+impl<P: Platform> FileOperations<P> for Inode<P> {
+    fn has_no_name(&self) -> bool {
+        if self.unnamed.load(Ordering::Relaxed) {
+            return true;
+        }
+        let outer = self.store.as_ref().and_then(|store| store.reader().or_else(|| store.writer()));
+        outer.and_then(|outer| outer.stat().ok()).is_some_and(|stat| stat.nlink == 0)
+    }
+}
 
 /// The right to write an inode, while it lasts nobody runs it. `get_write_access`.
 pub struct WriteAccess<P: Platform>(Arc<Cache<P>>);
@@ -517,6 +529,13 @@ impl<P: Platform> InodeTable<P> {
     pub fn new() -> Self {
         Self {
             known: RwLock::new(BTreeMap::new()),
+        }
+    }
+
+    /// The last name of an inode is gone in the overlay.
+    pub fn forget_name(&self, key: Key) {
+        if let Some(inode) = self.known.read().get(&key).and_then(Weak::upgrade) {
+            inode.unnamed.store(true, Ordering::Relaxed);
         }
     }
 

@@ -15,7 +15,7 @@ use super::file::{Body, OpenFile, Regular};
 use super::inode::Inode;
 use super::memory::MemoryNode;
 use super::vfs::Session;
-use crate::outside::{dev_major, dev_minor};
+use crate::outside::{Stat, dev_major, dev_minor};
 
 /// `/dev/zero`: private it is anonymous memory, shared it is shared memory of its own. `mmap_zero`.
 struct ZeroDevice<P: Platform> {
@@ -48,6 +48,10 @@ struct SealedFile<P: Platform> {
 }
 
 impl<P: Platform> FileOperations<P> for SealedFile<P> {
+    fn has_no_name(&self) -> bool {
+        self.memory.stat().nlink == 0
+    }
+
     fn mmap(&self, _file: &Arc<File<P>>, draft: &mut VmaDraft<P>) -> Result<(), Errno> {
         let sealed = self.memory.seals() & (abi::F_SEAL_WRITE | abi::F_SEAL_FUTURE_WRITE) != 0;
         if !sealed || !draft.flags().contains(VmFlags::SHARED) {
@@ -98,15 +102,11 @@ impl<P: Platform> OpenFile<P> {
             minor: dev_minor(stat.dev),
             inode: stat.ino,
         };
-        let mut path = self.path.clone();
-        if stat.nlink == 0 && !path.ends_with(b" (deleted)") {
-            path.extend_from_slice(b" (deleted)");
-        }
         let spec = FileSpec {
             cache,
-            mode: self.mode(),
+            mode: self.mode(session, &stat),
             identity,
-            path,
+            path: self.path.clone(),
             operations: Some(operations),
         };
         let mut slot = self.map_file.write();
@@ -118,12 +118,14 @@ impl<P: Platform> OpenFile<P> {
         Ok(file)
     }
 
-    fn mode(&self) -> FileMode {
+    fn mode(&self, session: &Session<'_, P>, stat: &Stat) -> FileMode {
         const ST_NOEXEC: u64 = 8;
+        let user = session.vfs.identity().uid[1];
         let mut mode = FileMode::empty();
         mode.set(FileMode::READ, self.is_readable());
         mode.set(FileMode::WRITE, self.is_writable());
         mode.set(FileMode::APPEND, self.appends());
+        mode.set(FileMode::OBSERVABLE, user == 0 || user == stat.uid || self.is_writable());
         let mount = self.outer().and_then(|outer| outer.stat_fs().ok());
         mode.set(
             FileMode::NOEXEC,

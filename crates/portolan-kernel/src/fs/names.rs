@@ -151,12 +151,16 @@ impl<P: Platform> Session<'_, P> {
                 stat.nlink = stat.nlink.saturating_add_signed(by);
                 stat.ctime = now;
             }),
-            _ => self
-                .overlay()?
-                .change((found.stat.dev, found.stat.ino), |changed| {
+            _ => {
+                let key = (found.stat.dev, found.stat.ino);
+                self.overlay()?.change(key, |changed| {
                     changed.links += by;
                     changed.ctime = Some(now);
-                }),
+                });
+                if found.stat.nlink.saturating_add_signed(by) == 0 {
+                    self.vfs.inodes.forget_name(key);
+                }
+            }
         }
         Ok(())
     }

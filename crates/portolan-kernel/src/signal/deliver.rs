@@ -116,6 +116,12 @@ impl<E: Engine> Task<E> {
         let _ = pending.push(info);
     }
 
+    /// Sends this thread a signal that its default action answers, whatever the program asked for. `force_fatal_sig`.
+    pub fn force_fatal(&mut self, signal: i32) {
+        self.process.actions.lock().set(signal, Action::default());
+        self.force(SigInfo::kernel(signal));
+    }
+
     /// Takes the next signal that is not held back, its own before its group's.
     fn take_signal(&self) -> Option<SigInfo> {
         let ready = SignalSet(u64::MAX).without(*self.thread.blocked.lock());

@@ -14,7 +14,7 @@ use crate::engine::{Engine, Registers};
 use crate::exec::stack::{MAX_STRING, MAX_TOTAL};
 use crate::exec::{self, Program, Ready};
 use crate::fs::TaskOf;
-use crate::signal::{AltStack, frame};
+use crate::signal::{AltStack, SIGSEGV, frame};
 
 /// The calls of this family.
 pub fn calls<E: Engine>() -> [Call<E>; 1] {
@@ -46,8 +46,14 @@ fn execve<E: Engine>(ctx: &mut SyscallContext<'_, E>) -> SyscallResult {
         kernel: ctx.kernel,
         task: ctx.task,
     };
-    let ready = exec::load(ctx.kernel, &view.session(), &program, &limits, personality)?;
-    become_program(ctx, ready)?;
+    let session = view.session();
+    let found = exec::find_program(&session, &program, &limits)?;
+    // From here on there is no way back: as on Linux, what fails kills.
+    let loaded = found.load(ctx.kernel, &session, &limits, personality);
+    if let Err(error) = loaded.and_then(|ready| become_program(ctx, ready)) {
+        ctx.kernel.note_death(error);
+        ctx.task.force_fatal(SIGSEGV);
+    }
     Ok(0)
 }
 

@@ -41,7 +41,7 @@ pub fn calls<E: Engine>() -> [Call<E>; 13] {
             nr!(mincore),
             "mincore",
             &[Pointer, Size, Pointer],
-            not_built,
+            mincore,
         )
         .traced(Returns::Number),
         call(nr!(mlock), "mlock", &[Pointer, Size], not_built).traced(Returns::Number),
@@ -126,6 +126,17 @@ fn madvise<E: Engine>(ctx: &mut SyscallContext<'_, E>) -> SyscallResult {
         .mm
         .madvise(ctx.addr(0), ctx.args[1], ctx.uint(2))
         .map(|()| 0)
+}
+
+fn mincore<E: Engine>(ctx: &mut SyscallContext<'_, E>) -> SyscallResult {
+    let mm = &ctx.task.mm;
+    let mut to = ctx.addr(2);
+    mm.mincore(ctx.addr(0), ctx.args[1], |resident| {
+        mm.copy_to_user(to, resident)?;
+        to = to.checked_add(resident.len() as u64).ok_or(Errno::EFAULT)?;
+        Ok(())
+    })?;
+    Ok(0)
 }
 
 fn msync<E: Engine>(ctx: &mut SyscallContext<'_, E>) -> SyscallResult {

@@ -52,6 +52,11 @@ pub trait FileOperations<P: Platform>: Send + Sync {
         None
     }
 
+    /// Whether the file's last name is gone by now, so that `/proc/PID/maps` shows its path with " (deleted)". `d_unlinked`.
+    fn has_no_name(&self) -> bool {
+        false
+    }
+
     /// MAP_* flags that MAP_SHARED_VALIDATE accepts beyond the usual ones (MAP_SYNC). `mmap_supported_flags`.
     fn extra_map_flags(&self) -> u32 {
         0

@@ -26,6 +26,8 @@ bitflags::bitflags! {
         const APPEND_ONLY = 1 << 3;
         /// It lies on a mount from which nothing is executed. `MNT_NOEXEC`.
         const NOEXEC = 1 << 4;
+        /// The opener owns it or may write it, and so may learn which of its pages are cached. `can_do_mincore`.
+        const OBSERVABLE = 1 << 5;
     }
 }
 

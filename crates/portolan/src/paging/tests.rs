@@ -14,6 +14,12 @@ macro_rules! every_format {
     };
 }
 
+#[cfg(feature = "sim")]
+mod batch;
 mod bits;
 #[cfg(feature = "sim")]
+mod race;
+#[cfg(feature = "sim")]
 mod tree;
+#[cfg(feature = "sim")]
+mod world;

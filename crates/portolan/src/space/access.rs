@@ -84,7 +84,7 @@ impl<P: Platform> Mm<P> {
         }
         if used != leaf.flags {
             leaf.flags = used;
-            locked.set(index, Entry::Present(leaf));
+            locked.raise(index, used);
         }
         Some(work(&leaf))
     }

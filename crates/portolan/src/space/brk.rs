@@ -6,7 +6,7 @@ use super::flags::Prot;
 use super::map::is_accountable;
 use super::mm::{MmState, MmUser};
 use super::populate::Populate;
-use super::vma::VmaFields;
+use super::vma::{Content, VmaFields};
 use crate::addr::{VirtAddr, VirtRange};
 use crate::errno::Errno;
 use crate::object::VmFlags;
@@ -94,6 +94,7 @@ impl<P: Platform> MmUser<P> {
             flags: flags | VmFlags::ACCOUNT,
             pgoff,
             file: None,
+            content: Content::Anonymous,
             ops: None,
             name: None,
             cache_mode: CacheMode::WriteBack,

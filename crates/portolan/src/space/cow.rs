@@ -44,12 +44,30 @@ impl<P: Platform> Mm<P> {
             }
         };
         let fresh = Leaf { frame: new.pfn(), flags: attempt.fresh_flags(), cache: leaf.cache };
-        let step = self.replace_entry(attempt, Entry::Present(leaf), fresh, |_| true)?;
-        if let Step::Done = step {
-            new.into_raw();
-            self.settle_copy(attempt, leaf, from.as_ref());
+        if !self.put_copy(attempt, leaf, fresh) {
+            return Ok(Step::Again);
         }
-        Ok(step)
+        new.into_raw();
+        self.count_copy(from.as_ref());
+        Ok(Step::Done)
+    }
+
+    /// Puts a copy in the place of `old` if that still stands there. No CPU reads the old page after another has written to the new one: the
+    /// entry is empty while the TLBs are flushed.
+    fn put_copy(&self, attempt: &Attempt<'_, P>, old: Leaf, new: Leaf) -> bool {
+        let at = attempt.page();
+        let Some(table) = self.table.leaf(self.machine.phys(), at) else { return false };
+        let index = P::Format::index(0, at.get());
+        let mut batch = self.flush_batch();
+        let mut locked = table.lock();
+        if !self.may_install(attempt.vma) || locked.get(index) != Entry::Present(old) {
+            return false;
+        }
+        batch.replace(&mut locked, index, Entry::Present(new));
+        drop(locked);
+        batch.finish();
+        self.count(|events| &events.flushes);
+        true
     }
 
     /// Makes the entry writable if the page is ours alone, else says what to copy. `wp_can_reuse_anon_folio`.
@@ -67,19 +85,14 @@ impl<P: Platform> Mm<P> {
         let Some(page) = phys.get(leaf.frame) else { return Source::Zero };
         // The entry's reference and the one just taken.
         if page.kind() == FrameKind::Anon && page.count() == 2 {
-            let flags = leaf.flags | attempt.fresh_flags();
-            locked.set(index, Entry::Present(Leaf { flags, ..leaf }));
+            locked.raise(index, attempt.fresh_flags());
             return Source::Reused;
         }
         Source::Copy(page)
     }
 
-    /// After a copy took the place of `old`: the old translation goes from the TLBs, then its frame.
-    fn settle_copy(&self, attempt: &Attempt<'_, P>, old: Leaf, from: Option<&PageRef<P>>) {
-        let mut batch = self.flush_batch();
-        batch.replaced(attempt.page(), old);
-        batch.finish();
-        self.count(|events| &events.flushes);
+    /// Counts a page that was copied, or made from zeros.
+    fn count_copy(&self, from: Option<&PageRef<P>>) {
         let Some(from) = from else {
             self.add_rss(RssKind::Anon, 1);
             self.count(|events| &events.anonymous_faults);

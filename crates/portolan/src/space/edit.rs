@@ -233,6 +233,7 @@ fn can_merge<P: Platform>(low: &VmaFields<P>, high: &VmaFields<P>) -> bool {
         || high.anon == 0 && !low.anon_forked;
     may_join(low.flags, high.flags)
         && same_file
+        && low.content == high.content
         && same_ops
         && same_anon
         && low.name == high.name

@@ -297,8 +297,11 @@ impl<P: Platform> Mm<P> {
         if !attached() || locked.get(index) != expected || !ready(&mut locked) {
             return Ok(Step::Again);
         }
-        locked.set(index, Entry::Present(new));
-        Ok(Step::Done)
+        // A hardware walker may have marked the entry since it was looked at.
+        match locked.compare_set(index, expected, Entry::Present(new)) {
+            true => Ok(Step::Done),
+            false => Ok(Step::Again),
+        }
     }
 
     /// Sees to it that the area has an anonymous reverse map root. False: not without the mmap lock. `anon_vma_prepare`.

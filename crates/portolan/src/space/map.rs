@@ -9,7 +9,7 @@ use super::flags::{LEGACY_MAP_MASK, MAP_DROPPABLE, MAP_SHARED_VALIDATE, MAP_TYPE
 use super::layout::PlaceRequest;
 use super::mm::{MmState, MmUser};
 use super::populate::Populate;
-use super::vma::{Name, VmaFields};
+use super::vma::{Content, Name, VmaFields};
 use crate::addr::{VirtAddr, VirtRange};
 use crate::device::VmaDraft;
 use crate::errno::Errno;
@@ -211,6 +211,7 @@ impl<P: Platform> MmUser<P> {
             flags: flags | VmFlags::SOFTDIRTY,
             pgoff,
             file: None,
+            content: Content::Anonymous,
             ops: None,
             name: None,
             cache_mode: CacheMode::WriteBack,
@@ -236,7 +237,7 @@ impl<P: Platform> MmUser<P> {
         self.insert_area_apart(state, fields, nowhere)
     }
 
-    /// The same, but not merged with the area that is exactly `apart`, which is about to go.
+    /// The same, but not merged with areas inside `apart`, which are still to change.
     pub(crate) fn insert_area_apart(
         &self,
         state: &mut MmState<P>,
@@ -250,11 +251,11 @@ impl<P: Platform> MmUser<P> {
             flags = merged.flags;
         }
         let mut hull = merged.range;
-        if let Some(prev) = mergeable_before(state, &merged).filter(|prev| prev.range != apart) {
+        if let Some(prev) = mergeable_before(state, &merged).filter(|prev| !apart.covers(prev.range)) {
             merged = joined(&prev, &merged);
             hull = merged.range;
         }
-        if let Some(next) = mergeable_after(state, &merged).filter(|next| next.range != apart) {
+        if let Some(next) = mergeable_after(state, &merged).filter(|next| !apart.covers(next.range)) {
             merged = joined(&merged, &next);
             hull = merged.range;
         }
@@ -319,6 +320,7 @@ impl<P: Platform> MmUser<P> {
             flags,
             pgoff: 0,
             file: Some(file),
+            content: Content::Mapped,
             ops: None,
             name: Some(Name::Special(name)),
             cache_mode: CacheMode::WriteBack,
@@ -412,13 +414,12 @@ fn call_mmap<P: Platform>(file: &Arc<File<P>>, fields: VmaFields<P>) -> Result<V
     let mut draft = VmaDraft::new(fields.range, fields.flags, fields.pgoff);
     file.operations().mmap(file, &mut draft)?;
     let file = draft.take_file().unwrap_or_else(|| file.clone());
-    let anonymous = draft.is_anonymous();
-    let own_page = fields.range.start().get() >> P::Format::GRANULE.shift();
     Ok(VmaFields {
         flags: draft.flags(),
-        pgoff: if anonymous { own_page } else { draft.pgoff() },
+        pgoff: draft.pgoff(),
         cache_mode: draft.cache_mode(),
-        file: (!anonymous).then_some(file),
+        file: Some(file),
+        content: if draft.is_anonymous() { Content::Anonymous } else { Content::Mapped },
         ops: draft.take_operations(),
         ..fields
     })

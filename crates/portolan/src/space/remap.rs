@@ -1,12 +1,12 @@
 //! `mremap`: shrink, grow in place, move. Entries move, not bytes: whole page-table pages where both sides are aligned alike.
 
-use super::edit::{Edit, range as ordered};
+use super::edit::{Edit, mergeable_after, mergeable_before, range as ordered};
 use super::flags::Map;
 use super::fork::ClosedGate;
 use super::layout::PlaceRequest;
 use super::mm::{MmState, MmUser};
 use super::populate::Populate;
-use super::vma::{Vma, VmaFields};
+use super::vma::{Content, Vma, VmaFields};
 use crate::addr::{VirtAddr, VirtRange};
 use crate::errno::Errno;
 use crate::object::VmFlags;
@@ -85,11 +85,9 @@ impl<P: Platform> MmUser<P> {
             return self.remap_to(state, request, populate);
         }
         if request.old_len >= request.new_len && request.old_len != 0 {
-            let tail = ordered(plus(request.old, request.new_len)?, plus(request.old, request.old_len)?);
-            if tail.end().get() > state.layout.task_size_max {
-                return Err(Errno::EINVAL);
-            }
-            self.unmap_range(state, tail)?;
+            let end = request.old.checked_add(request.old_len);
+            let end = end.filter(|end| end.get() <= state.layout.task_size_max).ok_or(Errno::EINVAL)?;
+            self.unmap_range(state, ordered(plus(request.old, request.new_len)?, end))?;
             return Ok(request.old);
         }
         self.check_growth(state, &fields, &request)?;
@@ -115,9 +113,10 @@ impl<P: Platform> MmUser<P> {
         let range = VirtRange::with_len(request.old, request.old_len).ok_or(Errno::EFAULT)?;
         let mut first = None;
         let (mut at, mut target) = (range.start(), request.new);
-        while let Some(vma) = state.vmas.find(at.get()).filter(|vma| vma.range().start() < range.end()) {
+        while at < range.end() {
+            let Some(vma) = state.vmas.find(at.get()).filter(|vma| vma.range().start() < range.end()) else { break };
             let whole = vma.range();
-            let part = whole.intersection(range).ok_or(Errno::EFAULT)?;
+            let part = whole.intersection(ordered(at, range.end())).ok_or(Errno::EFAULT)?;
             if first.is_none() && part.start() > range.start() {
                 return Err(Errno::EFAULT);
             }
@@ -258,7 +257,7 @@ impl<P: Platform> MmUser<P> {
         let target = ordered(to.start(), plus(to.start(), from.bytes())?);
         let reserved = self.flush_batch().reserve_move(&self.table, from, target.start());
         let inserted = match reserved {
-            Ok(()) => self.insert_area_apart(state, moved, from),
+            Ok(()) => self.insert_area_apart(state, moved, fields.range),
             Err(error) => Err(error.into()),
         };
         if let Err(error) = inserted {
@@ -273,10 +272,22 @@ impl<P: Platform> MmUser<P> {
             return Err(error);
         }
         if request.has(MREMAP_DONTUNMAP) {
-            return self.leave_empty(state, fields, from, whole);
+            self.leave_empty(state, fields, from, whole)?;
+        } else {
+            drop(whole);
+            self.unmap_range(state, from)?;
         }
-        drop(whole);
-        self.unmap_range(state, from)
+        self.merge_with_neighbours(state, to.start());
+        Ok(())
+    }
+
+    /// Merges the area at `at` with neighbours that say the same: those that were parts of the source were left alone so far. Without memory
+    /// for it they stay two.
+    fn merge_with_neighbours(&self, state: &mut MmState<P>, at: VirtAddr) {
+        let Some(area) = state.vmas.get(at.get()).map(|vma| vma.fields()) else { return };
+        if mergeable_before(state, &area).is_some() || mergeable_after(state, &area).is_some() {
+            let _ = self.modify(state, area);
+        }
     }
 
     /// Makes `part` of an area one of its own, with the rests beside it.
@@ -299,7 +310,7 @@ impl<P: Platform> MmUser<P> {
     fn moved_fields(&self, fields: &VmaFields<P>, from: VirtRange, to: VirtRange) -> VmaFields<P> {
         let granule = P::Format::GRANULE;
         let skipped = (from.start().get() - fields.range.start().get()) >> granule.shift();
-        let untouched = fields.file.is_none() && fields.ops.is_none() && fields.anon == 0;
+        let untouched = fields.content == Content::Anonymous && fields.anon == 0;
         let pgoff = match untouched {
             true => to.start().get() >> granule.shift(),
             false => fields.pgoff.wrapping_add(skipped),
@@ -405,6 +416,10 @@ fn check_area<P: Platform>(vma: &Vma<P>, request: &Request) -> Result<(), Errno>
     if flags.contains(VmFlags::SEALED) {
         return Err(Errno::EPERM);
     }
+    let maps_new = request.new_len > request.old_len || request.must_move();
+    if !maps_new {
+        return Ok(());
+    }
     if request.old_len == 0 && !flags.intersects(VmFlags::SHARED | VmFlags::MAYSHARE) {
         return Err(Errno::EINVAL);
     }
@@ -412,9 +427,6 @@ fn check_area<P: Platform>(vma: &Vma<P>, request: &Request) -> Result<(), Errno>
         return Err(Errno::EINVAL);
     }
     let rest = vma.range().end().get() - request.old.get();
-    let shrinks = request.old_len > request.new_len && !request.must_move();
-    if !shrinks && request.old_len > rest {
-        return Err(Errno::EFAULT);
-    }
-    Ok(())
+    // What a move cuts off first may reach beyond the area.
+    if request.old_len.min(request.new_len) > rest { Err(Errno::EFAULT) } else { Ok(()) }
 }

@@ -3,7 +3,7 @@
 use super::mm::Mm;
 use super::vma::{Name, Vma};
 use crate::addr::VirtRange;
-use crate::object::VmFlags;
+use crate::object::{File, VmFlags};
 use crate::paging::Format;
 use crate::platform::Platform;
 
@@ -19,7 +19,22 @@ pub enum AreaName<'a> {
     /// The same for shared anonymous memory.
     AnonymousShared(&'a str),
     /// A file's path, as bytes.
-    Path(&'a [u8]),
+    Path(&'a [u8], Linked),
+}
+
+/// Whether a file still has a name.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Linked {
+    /// It has.
+    Yes,
+    /// The last one was removed: " (deleted)".
+    No,
+}
+
+impl Linked {
+    fn of<P: Platform>(file: &File<P>) -> Self {
+        if file.operations().has_no_name() { Linked::No } else { Linked::Yes }
+    }
 }
 
 /// One area, as the views show it.
@@ -75,7 +90,7 @@ fn describe<'a, P: Platform>(vma: &'a Vma<P>, place: AreaName<'a>) -> Area<'a> {
         }
         (Some(file), special) => {
             let identity = file.identity();
-            let name = special.unwrap_or(AreaName::Path(file.path()));
+            let name = special.unwrap_or(AreaName::Path(file.path(), Linked::of(file)));
             let offset = vma.pgoff() << granule.shift();
             Area { range, flags, offset, major: identity.major, minor: identity.minor, inode: identity.inode, name }
         }

@@ -20,6 +20,8 @@ pub(crate) struct VmaFields<P: Platform> {
     /// Page offset of the first page: in the file, or for private anonymous memory the page number where it was first mapped.
     pub pgoff: u64,
     pub file: Option<Arc<File<P>>>,
+    /// Whether pages that are missing are zeros of its own: without a file, or a private mapping of `/dev/zero`.
+    pub content: Content,
     pub ops: Option<Arc<dyn VmOperations<P>>>,
     /// The name given by PR_SET_VMA_ANON_NAME, or a special mapping's ("[vdso]").
     pub name: Option<Name>,
@@ -30,6 +32,15 @@ pub(crate) struct VmaFields<P: Platform> {
     pub anon_forked: bool,
     /// Bytes kept free below a stack.
     pub guard: u64,
+}
+
+/// Where missing pages come from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Content {
+    /// They are zeros. `vma_is_anonymous`.
+    Anonymous,
+    /// From the file or its driver.
+    Mapped,
 }
 
 /// Why an area has a name of its own.
@@ -144,9 +155,9 @@ impl<P: Platform> Vma<P> {
         self.pgoff().wrapping_add(skipped)
     }
 
-    /// Whether it is anonymous memory (no file, no driver). `vma_is_anonymous`.
+    /// Whether it is anonymous memory: missing pages are zeros of its own. `vma_is_anonymous`.
     pub fn is_anonymous(&self) -> bool {
-        self.fields.file.is_none() && self.fields.ops.is_none()
+        self.fields.content == Content::Anonymous
     }
 
     /// Whether stores reach other mappings. VM_SHARED.

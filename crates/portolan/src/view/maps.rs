@@ -4,7 +4,7 @@ use core::fmt::{self, Write};
 
 use crate::object::VmFlags;
 use crate::platform::Platform;
-use crate::space::{AreaName, Mm};
+use crate::space::{AreaName, Linked, Mm};
 
 /// Where the name starts in a line: what comes before is padded to here.
 const NAME_COLUMN: usize = 73;
@@ -53,7 +53,12 @@ fn write_area(area: &crate::space::Area<'_>, line: &mut Counting<'_, impl Write>
         AreaName::Special(name) => line.write_str(name)?,
         AreaName::Anonymous(name) => write!(line, "[anon:{name}]")?,
         AreaName::AnonymousShared(name) => write!(line, "[anon_shmem:{name}]")?,
-        AreaName::Path(path) => write_path(path, line)?,
+        AreaName::Path(path, linked) => {
+            write_path(path, line)?;
+            if *linked == Linked::No {
+                line.write_str(" (deleted)")?;
+            }
+        }
     }
     line.write_char('\n')
 }

@@ -327,3 +327,109 @@ fn geometry<F: Format>() {
         }
     }
 }
+
+/// A private anonymous page after its first store, as Linux writes it.
+fn written_page(frame: u64) -> Entry {
+    let state = LeafFlags::ACCESSED | LeafFlags::DIRTY;
+    let flags = LeafFlags::READ | LeafFlags::WRITE | LeafFlags::USER | state;
+    Entry::Present(Leaf {
+        frame: Pfn::new(frame),
+        flags,
+        cache: CacheMode::WriteBack,
+    })
+}
+
+#[test]
+fn linux_writes_the_same_on_x86_64() {
+    use crate::paging::X86_64;
+    assert_eq!(
+        X86_64::encode(0, written_page(0x1_2345)),
+        0x8000_0000_1234_5067
+    );
+    assert_eq!(
+        X86_64::encode(3, Entry::Table(Pfn::new(0x1_2345))),
+        0x1234_5067
+    );
+    let Entry::Present(leaf) = written_page(0x1_2345) else {
+        unreachable!()
+    };
+    let none = leaf.flags - LeafFlags::READ - LeafFlags::WRITE - LeafFlags::USER - LeafFlags::DIRTY;
+    let none = X86_64::encode(
+        0,
+        Entry::Present(Leaf {
+            flags: none,
+            ..leaf
+        }),
+    );
+    assert_eq!(
+        none, 0x800f_ffff_edcb_a120,
+        "PROT_NONE: not valid, the frame flipped"
+    );
+    let text = LeafFlags::READ | LeafFlags::EXEC | LeafFlags::USER | LeafFlags::ACCESSED;
+    assert_eq!(
+        X86_64::encode(
+            0,
+            Entry::Present(Leaf {
+                flags: text,
+                ..leaf
+            })
+        ),
+        0x1234_5025
+    );
+    assert_eq!(
+        X86_64::encode(
+            1,
+            Entry::Present(Leaf {
+                frame: Pfn::new(0x200),
+                ..leaf
+            })
+        ),
+        0x8000_0000_0020_00e7
+    );
+}
+
+#[test]
+fn linux_writes_the_same_on_aarch64() {
+    use crate::paging::{Aarch64, Granule4K, Granule64K};
+    type Small = Aarch64<Granule4K>;
+    assert_eq!(
+        Small::encode(0, written_page(0x1_2345)),
+        0x00e8_0000_1234_5f43
+    );
+    assert_eq!(
+        Small::encode(1, Entry::Table(Pfn::new(0x1_2345))),
+        0x1234_5403
+    );
+    let Entry::Present(leaf) = written_page(0x1_2345) else {
+        unreachable!()
+    };
+    let clean = Entry::Present(Leaf {
+        flags: leaf.flags - LeafFlags::DIRTY,
+        ..leaf
+    });
+    assert_eq!(
+        Small::encode(0, clean),
+        0x0068_0000_1234_5fc3,
+        "read-only until the first store"
+    );
+    let text = LeafFlags::READ | LeafFlags::EXEC | LeafFlags::USER | LeafFlags::ACCESSED;
+    assert_eq!(
+        Small::encode(
+            0,
+            Entry::Present(Leaf {
+                flags: text,
+                ..leaf
+            })
+        ),
+        0x0020_0000_1234_5fc3
+    );
+    let device = Entry::Present(Leaf {
+        cache: CacheMode::Device,
+        ..leaf
+    });
+    assert_eq!(Small::encode(0, device) >> 2 & 7, 4, "MT_DEVICE_nGnRE");
+    assert_eq!(
+        Aarch64::<Granule64K>::encode(0, written_page(0x1234)),
+        0x00e8_0000_1234_0f43
+    );
+}
