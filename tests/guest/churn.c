@@ -1,5 +1,6 @@
-/* A random walk through the memory calls: churn SEED STEPS prints what each call answered and, now and then, the regions and what every
- * page of the arena holds. The walk depends on the seed alone, so two kernels that agree print the same. */
+/* A random walk through the memory calls: churn SEED STEPS prints what each call answered and, now and then (every EVERY steps with a
+ * third argument), the regions and what every page of the arena holds. The walk depends on the seed alone, so two kernels that agree
+ * print the same. */
 #include "check.h"
 
 #define PAGES 192UL
@@ -82,6 +83,7 @@ static void map(int step, int fd, unsigned long page, unsigned long pages) {
 
 static void remap(int step, unsigned long page, unsigned long pages) {
     unsigned long to = pick(PAGES - 32), length = pick(3) ? pages : pick(16) + 1;
+    printf("to %lu+%lu: ", to, length);
     int flags = MREMAP_MAYMOVE | MREMAP_FIXED | (pick(6) == 0 ? MREMAP_DONTUNMAP : 0);
     if (pick(4) == 0)
         show_result(step, "resize", page, pages, (long)mremap(at(page), pages * PAGE, length * PAGE, 0));
@@ -148,7 +150,7 @@ static void one(int step, int fd) {
 
 int main(int argc, char **argv) {
     state = argc > 1 ? strtoul(argv[1], NULL, 0) : 1;
-    int steps = argc > 2 ? atoi(argv[2]) : 1000;
+    int steps = argc > 2 ? atoi(argv[2]) : 1000, every = argc > 3 ? atoi(argv[3]) : 100;
     static char output[1 << 16];
     setvbuf(stdout, output, _IOFBF, sizeof output);
     int fd = make_file("churn.data", FILE_PAGES * PAGE);
@@ -158,7 +160,7 @@ int main(int argc, char **argv) {
     faults_catch(0);
     for (int step = 0; step < steps; step++) {
         one(step, fd);
-        if (step % 100 == 99) {
+        if (step % every == every - 1) {
             show_arena("regions");
             show_contents();
         }

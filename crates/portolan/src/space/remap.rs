@@ -251,6 +251,10 @@ impl<P: Platform> MmUser<P> {
         let (to, ops) = (moved.range, moved.ops.clone());
         let mut whole = Edit::new(self);
         whole.add(fields.clone())?;
+        let mut left = Edit::new(self);
+        if request.has(MREMAP_DONTUNMAP) {
+            left.add(left_behind(fields, from))?;
+        }
         state.vmas.reserve(4, self.machine.fail_point())?;
         // Alone, the part that moves can be unmapped at the end without a split, which could fail.
         self.split_off(state, fields, from)?;
@@ -272,7 +276,9 @@ impl<P: Platform> MmUser<P> {
             return Err(error);
         }
         if request.has(MREMAP_DONTUNMAP) {
-            self.leave_empty(state, fields, from, whole)?;
+            drop(whole);
+            self.retire(left.commit(state, fields.range));
+            self.unlock_left(state, fields, from);
         } else {
             drop(whole);
             self.unmap_range(state, from)?;
@@ -343,30 +349,29 @@ impl<P: Platform> MmUser<P> {
         batch.finish();
     }
 
-    /// What MREMAP_DONTUNMAP leaves behind: the same area, without pages; the part that was emptied is no longer locked.
-    fn leave_empty(
-        &self,
-        state: &mut MmState<P>,
-        fields: &VmaFields<P>,
-        from: VirtRange,
-        whole: Edit<'_, P>,
-    ) -> Result<(), Errno> {
+    /// The part that MREMAP_DONTUNMAP emptied is no longer locked. Without memory for it it stays so, which only keeps what is put there later
+    /// in memory. `dontunmap_complete`.
+    fn unlock_left(&self, state: &mut MmState<P>, fields: &VmaFields<P>, from: VirtRange) {
         let locked = VmFlags::LOCKED | VmFlags::LOCKONFAULT;
         if !fields.flags.intersects(locked) {
-            self.retire(whole.commit(state, fields.range));
-            return Ok(());
+            return;
         }
-        drop(whole);
         let (old, pages) = (fields.flags, from.pages(P::Format::GRANULE));
-        let mut rest = fields.cut(from);
+        let mut rest = left_behind(fields, from).cut(from);
         rest.flags &= !locked;
         let flags = rest.flags;
-        // Without memory for it the emptied part stays locked, which only keeps what is put there later in memory.
         if self.modify(state, rest).is_ok() {
             state.counts.sub(old, pages);
             state.counts.add(flags, pages);
         }
-        Ok(())
+    }
+}
+
+/// What the source says after MREMAP_DONTUNMAP: a whole area that was emptied has no anonymous pages to look for any more.
+fn left_behind<P: Platform>(fields: &VmaFields<P>, from: VirtRange) -> VmaFields<P> {
+    match from == fields.range {
+        true => VmaFields { anon: 0, anon_forked: false, ..fields.clone() },
+        false => fields.clone(),
     }
 }
 
