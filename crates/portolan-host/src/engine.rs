@@ -96,11 +96,12 @@ impl Engine for Host {
     fn cpu_description(&self) -> CpuDescription {
         const AT_MINSIGSTKSZ: libc::c_ulong = 51;
         // SAFETY: getauxval takes and returns numbers.
-        let [hwcap, hwcap2, signal_stack] = [libc::AT_HWCAP, libc::AT_HWCAP2, AT_MINSIGSTKSZ]
-            .map(|which| unsafe { libc::getauxval(which) });
+        let [hwcap2, signal_stack] =
+            [libc::AT_HWCAP2, AT_MINSIGSTKSZ].map(|which| unsafe { libc::getauxval(which) });
         let default = CpuDescription::default();
         CpuDescription {
-            hwcap,
+            // Linux hands CPUID's word on; what the C library answers for AT_HWCAP is its own.
+            hwcap: u64::from(core::arch::x86_64::__cpuid(1).edx),
             hwcap2,
             min_signal_stack: signal_stack.max(default.min_signal_stack),
             xfeatures: xfeatures().unwrap_or(default.xfeatures),

@@ -274,6 +274,9 @@ mod tests {
         assert_eq!(VirtRange::new(at, VirtAddr::new(0)), None);
         let range = VirtRange::with_len(at, 0x2000).unwrap();
         assert!(range.contains(at) && !range.contains(range.end()));
-        assert_eq!(range.intersection(VirtRange::with_len(VirtAddr::new(0x3000), 1).unwrap()), None);
+        assert_eq!(
+            range.intersection(VirtRange::with_len(VirtAddr::new(0x3000), 1).unwrap()),
+            None
+        );
     }
 }

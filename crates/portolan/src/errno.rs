@@ -77,7 +77,11 @@ errnos! {
 impl Errno {
     /// The error with this number, for an embedder that passes on one of the outside. Numbers outside 1..=4095 become `EIO`.
     pub const fn from_raw(number: i32) -> Errno {
-        if number >= 1 && number <= 4095 { Errno(number) } else { Errno::EIO }
+        if number >= 1 && number <= 4095 {
+            Errno(number)
+        } else {
+            Errno::EIO
+        }
     }
 
     /// The positive number.

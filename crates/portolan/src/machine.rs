@@ -90,7 +90,10 @@ impl<P: Platform> Clone for Machine<P> {
 
 impl<P: Platform> core::fmt::Debug for Machine<P> {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.debug_struct("Machine").field("format", &P::Format::NAME).field("free_frames", &self.phys().free_frames()).finish()
+        f.debug_struct("Machine")
+            .field("format", &P::Format::NAME)
+            .field("free_frames", &self.phys().free_frames())
+            .finish()
     }
 }
 
@@ -106,7 +109,14 @@ impl<P: Platform> Machine<P> {
         let fail = FailPoint::new();
         let epoch = Domain::new(cpus)?;
         let committed = Counter::new(cpus, &fail)?;
-        let inner = Inner { settings, epoch, committed, next_asid: AtomicU64::new(1), next_anon: AtomicU64::new(1), phys };
+        let inner = Inner {
+            settings,
+            epoch,
+            committed,
+            next_asid: AtomicU64::new(1),
+            next_anon: AtomicU64::new(1),
+            phys,
+        };
         Ok(Self(heap::try_arc(&fail, inner)?))
     }
 
@@ -178,7 +188,9 @@ impl<P: Platform> Machine<P> {
             Overcommit::Always => {}
             Overcommit::Guess if pages > self.phys().total_frames() => return Err(Errno::ENOMEM),
             Overcommit::Guess => {}
-            Overcommit::Never if self.committed_pages().saturating_add(pages) > self.commit_limit_pages() => {
+            Overcommit::Never
+                if self.committed_pages().saturating_add(pages) > self.commit_limit_pages() =>
+            {
                 return Err(Errno::ENOMEM);
             }
             Overcommit::Never => {}

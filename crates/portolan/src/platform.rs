@@ -40,7 +40,9 @@ impl CpuSet {
 
     /// The members, ascending.
     pub fn iter(&self) -> impl Iterator<Item = CpuId> + '_ {
-        (0..MAX_CPUS as u16).map(CpuId).filter(|&cpu| self.contains(cpu))
+        (0..MAX_CPUS as u16)
+            .map(CpuId)
+            .filter(|&cpu| self.contains(cpu))
     }
 
     /// The set whose words are these, CPU 0 the lowest bit of the first.

@@ -18,10 +18,16 @@ const STEPS: usize = 16;
 const LEAST: u64 = 40;
 
 /// One step of the workload; whether it worked.
-fn step<F: Format>(file: &Arc<File<Sim<F>>>, mm: &MmUser<Sim<F>>, base: VirtAddr, step: usize) -> bool {
+fn step<F: Format>(
+    file: &Arc<File<Sim<F>>>,
+    mm: &MmUser<Sim<F>>,
+    base: VirtAddr,
+    step: usize,
+) -> bool {
     let (at, len) = (|n| plus::<F>(base, n), |n| n * page::<F>());
     let fixed = |n, pages| MapRequest::anonymous(len(pages), RW).fixed(plus::<F>(base, n));
-    let file = |n| MapRequest::file(file.clone(), len(2), RW, Map::SHARED).fixed(plus::<F>(base, n));
+    let file =
+        |n| MapRequest::file(file.clone(), len(2), RW, Map::SHARED).fixed(plus::<F>(base, n));
     match step {
         0 => mm.mmap(&fixed(0, 10)).is_ok(),
         1 => mm.copy_to_user(at(0), &vec![1; len(10) as usize]).is_ok(),
@@ -33,7 +39,12 @@ fn step<F: Format>(file: &Arc<File<Sim<F>>>, mm: &MmUser<Sim<F>>, base: VirtAddr
         7 => mm.mremap(at(8), len(2), len(3), 1, at(0)).is_ok(),
         8 => mm.madvise(at(0), len(1), 10).is_ok(),
         9 => mm.fork().is_ok(),
-        10 => mm.mmap(&MapRequest { flags: 0x21, ..MapRequest::anonymous(len(3), RW) }).is_ok(),
+        10 => mm
+            .mmap(&MapRequest {
+                flags: 0x21,
+                ..MapRequest::anonymous(len(3), RW)
+            })
+            .is_ok(),
         11 => mm.mmap(&fixed(1, 1)).is_ok(),
         12 => mm.mprotect(at(2), len(2), RW.bits()).is_ok(),
         13 => mm.madvise(at(0), len(2), 4).is_ok(),
@@ -43,7 +54,10 @@ fn step<F: Format>(file: &Arc<File<Sim<F>>>, mm: &MmUser<Sim<F>>, base: VirtAddr
 }
 
 /// All that a reader of the space can see of it, but for accessed and dirty state and for pages that a failed copy had reached.
-fn picture<F: Format>(mm: &MmUser<Sim<F>>, base: VirtAddr) -> (Vec<String>, portolan::space::Counts) {
+fn picture<F: Format>(
+    mm: &MmUser<Sim<F>>,
+    base: VirtAddr,
+) -> (Vec<String>, portolan::space::Counts) {
     let mut counts = mm.counts();
     counts.peak = 0;
     (map_lines(mm, base), counts)
@@ -63,10 +77,22 @@ fn each_allocation_fails_in_turn<F: Format>() {
                 continue;
             }
             assert!(fail.disarm(), "step {number} failed without a reason");
-            assert_eq!(picture(&mm, base), before, "step {number} failed and changed the space");
-            assert_eq!(world.machine.committed_pages(), committed, "step {number} failed and kept a charge");
-            mm.check().unwrap_or_else(|what| panic!("step {number}: {what}"));
-            assert!(step(&file, &mm, base, number), "step {number} failed again with memory at hand");
+            assert_eq!(
+                picture(&mm, base),
+                before,
+                "step {number} failed and changed the space"
+            );
+            assert_eq!(
+                world.machine.committed_pages(),
+                committed,
+                "step {number} failed and kept a charge"
+            );
+            mm.check()
+                .unwrap_or_else(|what| panic!("step {number}: {what}"));
+            assert!(
+                step(&file, &mm, base, number),
+                "step {number} failed again with memory at hand"
+            );
             break;
         }
         let fired = fail.disarm();

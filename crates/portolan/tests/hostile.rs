@@ -13,9 +13,32 @@ use proptest::prelude::*;
 /// Numbers that programs get wrong, and some near what is mapped.
 fn hostile() -> impl Strategy<Value = u64> {
     let corners = [
-        0, 1, 4095, 4096, 4097, 0xffff, 0x10000, 0x10001, 1 << 21, 1 << 31, 1 << 32, (1 << 46) + 1, 1 << 47,
-        (1 << 47) - 4096, (1 << 47) - 8192, 1 << 48, (1 << 48) - 65536, 1 << 55, 1 << 56, 1 << 62, i64::MAX as u64, 1 << 63, u64::MAX,
-        u64::MAX - 4095, u64::MAX - 4096, u64::MAX - 65535,
+        0,
+        1,
+        4095,
+        4096,
+        4097,
+        0xffff,
+        0x10000,
+        0x10001,
+        1 << 21,
+        1 << 31,
+        1 << 32,
+        (1 << 46) + 1,
+        1 << 47,
+        (1 << 47) - 4096,
+        (1 << 47) - 8192,
+        1 << 48,
+        (1 << 48) - 65536,
+        1 << 55,
+        1 << 56,
+        1 << 62,
+        i64::MAX as u64,
+        1 << 63,
+        u64::MAX,
+        u64::MAX - 4095,
+        u64::MAX - 4096,
+        u64::MAX - 65535,
     ];
     prop_oneof![
         4 => proptest::sample::select(corners.to_vec()),
@@ -35,10 +58,23 @@ fn flags() -> impl Strategy<Value = u32> {
 
 #[derive(Clone, Debug)]
 enum Call {
-    Map { addr: u64, len: u64, prot: u32, flags: u32, offset: u64, file: bool },
+    Map {
+        addr: u64,
+        len: u64,
+        prot: u32,
+        flags: u32,
+        offset: u64,
+        file: bool,
+    },
     Unmap(u64, u64),
     Protect(u64, u64, u32),
-    Remap { old: u64, old_len: u64, new_len: u64, flags: u32, new: u64 },
+    Remap {
+        old: u64,
+        old_len: u64,
+        new_len: u64,
+        flags: u32,
+        new: u64,
+    },
     Brk(u64),
     Advise(u64, u64, u32),
     Sync(u64, u64, u32),
@@ -71,15 +107,33 @@ fn call() -> impl Strategy<Value = Call> {
 
 /// Populating at a program's word is bounded by memory, but slow: keep the lengths of those calls small enough for a test.
 fn bounded(flags: u32, len: u64) -> u64 {
-    if flags & 0xa000 != 0 { len.min(1 << 20) } else { len }
+    if flags & 0xa000 != 0 {
+        len.min(1 << 20)
+    } else {
+        len
+    }
 }
 
 fn make<F: Format>(world: &World<F>, mm: &MmUser<Sim<F>>, call: &Call) {
     let at = VirtAddr::new;
     match *call {
-        Call::Map { addr, len, prot, flags, offset, file } => {
+        Call::Map {
+            addr,
+            len,
+            prot,
+            flags,
+            offset,
+            file,
+        } => {
             let file = file.then(|| world.file(&[1; 10_000]));
-            let request = MapRequest { addr: at(addr), len: bounded(flags, len), prot, flags, file, offset };
+            let request = MapRequest {
+                addr: at(addr),
+                len: bounded(flags, len),
+                prot,
+                flags,
+                file,
+                offset,
+            };
             let _ = mm.mmap(&request);
         }
         Call::Unmap(addr, len) => {
@@ -88,7 +142,13 @@ fn make<F: Format>(world: &World<F>, mm: &MmUser<Sim<F>>, call: &Call) {
         Call::Protect(addr, len, prot) => {
             let _ = mm.mprotect(at(addr), len, prot);
         }
-        Call::Remap { old, old_len, new_len, flags, new } => {
+        Call::Remap {
+            old,
+            old_len,
+            new_len,
+            flags,
+            new,
+        } => {
             let _ = mm.mremap(at(old), old_len, new_len, flags, at(new));
         }
         Call::Brk(addr) => {

@@ -83,7 +83,7 @@ pub enum Body<P: Platform> {
 pub struct OpenFile<P: Platform> {
     /// What it is.
     pub body: Body<P>,
-    /// The canonical path it was opened by, or a name like "pipe:[7]".
+    /// The canonical path it was opened by, or a name like `pipe:[7]`.
     pub path: Vec<u8>,
     flags: AtomicU32,
     position: Sleep<P, u64>,

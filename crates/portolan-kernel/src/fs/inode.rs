@@ -494,8 +494,13 @@ impl<P: Platform> FileOperations<P> for Inode<P> {
         if self.unnamed.load(Ordering::Relaxed) {
             return true;
         }
-        let outer = self.store.as_ref().and_then(|store| store.reader().or_else(|| store.writer()));
-        outer.and_then(|outer| outer.stat().ok()).is_some_and(|stat| stat.nlink == 0)
+        let outer = self
+            .store
+            .as_ref()
+            .and_then(|store| store.reader().or_else(|| store.writer()));
+        outer
+            .and_then(|outer| outer.stat().ok())
+            .is_some_and(|stat| stat.nlink == 0)
     }
 }
 

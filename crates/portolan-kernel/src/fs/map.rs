@@ -125,7 +125,10 @@ impl<P: Platform> OpenFile<P> {
         mode.set(FileMode::READ, self.is_readable());
         mode.set(FileMode::WRITE, self.is_writable());
         mode.set(FileMode::APPEND, self.appends());
-        mode.set(FileMode::OBSERVABLE, user == 0 || user == stat.uid || self.is_writable());
+        mode.set(
+            FileMode::OBSERVABLE,
+            user == 0 || user == stat.uid || self.is_writable(),
+        );
         let mount = self.outer().and_then(|outer| outer.stat_fs().ok());
         mode.set(
             FileMode::NOEXEC,

@@ -6,7 +6,7 @@
 //! | [`inode`] | contents of regular files: one page cache per inode |
 //! | [`memory`], [`overlay`] | files and changes that exist only in memory |
 //! | [`pipe`] | pipes and event counters |
-//! | [`file`], [`fdtable`], `map` | open files; descriptors; open files as the library maps them |
+//! | [mod@file], [`fdtable`], `map` | open files; descriptors; open files as the library maps them |
 //! | [`proc`], [`dev`] | /proc and /dev |
 //! | [`vfs`], [`outer`], [`names`], [`attributes`] | walking; opening; changing names; changing attributes |
 //! | [`view`] | a task as files see it |

@@ -12,7 +12,7 @@ use portolan::machine::Overcommit;
 use portolan::paging::Format;
 use portolan::platform::Platform;
 use portolan::space::MmUser;
-use portolan::view::write_maps;
+use portolan::view::{write_maps, write_vsyscall};
 
 use super::abi;
 use super::proc::{ProcNode, TextFile};
@@ -43,7 +43,10 @@ fn text<P: Platform>(session: &Session<'_, P>, file: TextFile) -> Result<Vec<u8>
     Ok(match file {
         TextFile::Maps => {
             let mut text = String::new();
-            write_maps(mm(session)?, &mut text).map_err(|_| Errno::EIO)?;
+            let written = write_maps(mm(session)?, &mut text);
+            written
+                .and_then(|()| write_vsyscall(&mut text))
+                .map_err(|_| Errno::EIO)?;
             text.into_bytes()
         }
         TextFile::Status => status(session)?.into_bytes(),

@@ -37,13 +37,7 @@ pub fn calls<E: Engine>() -> [Call<E>; 13] {
         call(nr!(brk), "brk", &[Pointer], brk).traced(Returns::Address),
         call(nr!(madvise), "madvise", &[Pointer, Size, Advice], madvise).traced(Returns::Number),
         call(nr!(msync), "msync", &[Pointer, Size, Sync], msync).traced(Returns::Number),
-        call(
-            nr!(mincore),
-            "mincore",
-            &[Pointer, Size, Pointer],
-            mincore,
-        )
-        .traced(Returns::Number),
+        call(nr!(mincore), "mincore", &[Pointer, Size, Pointer], mincore).traced(Returns::Number),
         call(nr!(mlock), "mlock", &[Pointer, Size], not_built).traced(Returns::Number),
         call(nr!(mlock2), "mlock2", &[Pointer, Size, Hex], not_built).traced(Returns::Number),
         call(nr!(munlock), "munlock", &[Pointer, Size], not_built).traced(Returns::Number),

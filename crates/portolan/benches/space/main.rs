@@ -64,7 +64,8 @@ fn protect_split_merge(mm: &MmUser<Sim<X86_64>>) -> f64 {
     let cost = measure(20_000, |turns| {
         for _ in 0..turns {
             mm.mprotect(middle, PAGE, Prot::READ.bits()).expect("split");
-            mm.mprotect(middle, PAGE, (Prot::READ | Prot::WRITE).bits()).expect("merged");
+            mm.mprotect(middle, PAGE, (Prot::READ | Prot::WRITE).bits())
+                .expect("merged");
         }
     });
     mm.munmap(at, 3 * PAGE).expect("unmapped");
@@ -111,11 +112,35 @@ fn main() {
     // Neighbours, so that no call works at the edge of an empty space.
     let _low = anonymous(&mm, 1);
     let mut table = Table::new("address space, ns", &["portolan", "linux"]);
-    table.row("map + unmap of a page", &[map_unmap(&mm), theirs.map_unmap], Some(0.35));
-    table.row("map + touch + unmap", &[map_touch_unmap(&mm), theirs.map_touch_unmap], None);
-    table.row("protect, split and merge back", &[protect_split_merge(&mm), theirs.protect], None);
-    table.row("anonymous fault, zeroed", &[fault(&mm), theirs.fault], Some(0.35));
-    table.row("unmap, a touched page", &[unmap_page(&mm), theirs.unmap_page], None);
-    table.row("fork and exit, a page", &[fork_exit_page(&mm), theirs.fork_exit_page], Some(0.3));
+    table.row(
+        "map + unmap of a page",
+        &[map_unmap(&mm), theirs.map_unmap],
+        Some(0.35),
+    );
+    table.row(
+        "map + touch + unmap",
+        &[map_touch_unmap(&mm), theirs.map_touch_unmap],
+        None,
+    );
+    table.row(
+        "protect, split and merge back",
+        &[protect_split_merge(&mm), theirs.protect],
+        None,
+    );
+    table.row(
+        "anonymous fault, zeroed",
+        &[fault(&mm), theirs.fault],
+        Some(0.35),
+    );
+    table.row(
+        "unmap, a touched page",
+        &[unmap_page(&mm), theirs.unmap_page],
+        None,
+    );
+    table.row(
+        "fork and exit, a page",
+        &[fork_exit_page(&mm), theirs.fork_exit_page],
+        Some(0.3),
+    );
     table.print();
 }

@@ -20,7 +20,16 @@ pub struct Outer {
 fn map(pages: usize) -> *mut u8 {
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
     // SAFETY: a new anonymous mapping touches no memory that is in use.
-    let at = unsafe { libc::mmap(null_mut(), pages * PAGE, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0) };
+    let at = unsafe {
+        libc::mmap(
+            null_mut(),
+            pages * PAGE,
+            libc::PROT_READ | libc::PROT_WRITE,
+            flags,
+            -1,
+            0,
+        )
+    };
     assert_ne!(at, libc::MAP_FAILED, "mmap failed");
     // SAFETY: the mapping just made; the advice only keeps large pages away, which Portolan does not have either.
     unsafe { libc::madvise(at, pages * PAGE, libc::MADV_NOHUGEPAGE) };
@@ -30,7 +39,17 @@ fn map(pages: usize) -> *mut u8 {
 fn map_plain() -> *mut u8 {
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
     // SAFETY: a new anonymous mapping touches no memory that is in use.
-    unsafe { libc::mmap(null_mut(), PAGE, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0).cast() }
+    unsafe {
+        libc::mmap(
+            null_mut(),
+            PAGE,
+            libc::PROT_READ | libc::PROT_WRITE,
+            flags,
+            -1,
+            0,
+        )
+        .cast()
+    }
 }
 
 fn unmap(at: *mut u8, pages: usize) {
@@ -98,7 +117,9 @@ fn fork_exit_page(pages: usize) -> f64 {
 /// Measures everything.
 pub fn measure_all(pages: u64) -> Outer {
     let empty = empty_call();
-    let map_unmap = measure(20_000, |turns| (0..turns).for_each(|_| unmap(map_plain(), 1)));
+    let map_unmap = measure(20_000, |turns| {
+        (0..turns).for_each(|_| unmap(map_plain(), 1))
+    });
     let map_touch_unmap = measure(20_000, |turns| {
         for _ in 0..turns {
             let at = map_plain();

@@ -62,7 +62,9 @@ impl Table {
 
     pub fn print(&self) {
         print!("{:<34}", self.title);
-        self.columns.iter().for_each(|column| print!("{column:>12}"));
+        self.columns
+            .iter()
+            .for_each(|column| print!("{column:>12}"));
         println!("{:>9}{:>9}", "ratio", "target");
         for (name, figures, target) in &self.rows {
             print!("{name:<34}");

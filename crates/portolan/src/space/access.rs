@@ -27,7 +27,12 @@ impl Translation {
     fn of(leaf: &Leaf) -> Self {
         let writable = leaf.flags.contains(LeafFlags::WRITE | LeafFlags::DIRTY);
         let readable = leaf.flags.contains(LeafFlags::READ);
-        Self { frame: leaf.frame, readable, writable, executable: leaf.flags.contains(LeafFlags::EXEC) }
+        Self {
+            frame: leaf.frame,
+            readable,
+            writable,
+            executable: leaf.flags.contains(LeafFlags::EXEC),
+        }
     }
 }
 
@@ -43,22 +48,32 @@ fn allows(leaf: &Leaf, access: Access) -> bool {
 impl<P: Platform> Mm<P> {
     /// What a page walk for `access` finds, with the accessed and dirty state set as a hardware walker would. `None`: a fault.
     pub fn translate(&self, addr: VirtAddr, access: Access) -> Option<Translation> {
-        self.with_page(addr, access, |leaf| Translation::of(leaf))
+        self.with_page(addr, access, Translation::of)
     }
 
     /// Shows the pages of `range` that are present and were used before, in order: what a TLB may load ahead without changing any state.
-    pub fn translate_present(&self, range: VirtRange, mut visit: impl FnMut(VirtAddr, Translation)) {
+    pub fn translate_present(
+        &self,
+        range: VirtRange,
+        mut visit: impl FnMut(VirtAddr, Translation),
+    ) {
         let granule = P::Format::GRANULE;
         let end = range.end().min(self.user_end()).page_down(granule);
-        let Some(range) = VirtRange::new(range.start().page_down(granule), end) else { return };
+        let Some(range) = VirtRange::new(range.start().page_down(granule), end) else {
+            return;
+        };
         let _guard = self.machine.pin();
-        let mut cursor = Cursor::reading(&self.table, self.machine.phys(), range);
-        while let Some((part, table)) = cursor.next() {
+        for (part, table) in Cursor::reading(&self.table, self.machine.phys(), range) {
             let first = P::Format::index(0, part.start().get());
             for n in 0..part.pages(granule) {
-                let Entry::Present(leaf) = table.peek(first + n as usize) else { continue };
+                let Entry::Present(leaf) = table.peek(first + n as usize) else {
+                    continue;
+                };
                 if leaf.flags.contains(LeafFlags::ACCESSED) {
-                    visit(VirtAddr::new(part.start().get() + (n << granule.shift())), Translation::of(&leaf));
+                    visit(
+                        VirtAddr::new(part.start().get() + (n << granule.shift())),
+                        Translation::of(&leaf),
+                    );
                 }
             }
         }
@@ -66,7 +81,12 @@ impl<P: Platform> Mm<P> {
 
     /// Runs `work` on the entry of the page at `addr` if it lets `access` through, under the lock of its page-table page, which keeps
     /// the frame in place.
-    fn with_page<T>(&self, addr: VirtAddr, access: Access, work: impl FnOnce(&Leaf) -> T) -> Option<T> {
+    fn with_page<T>(
+        &self,
+        addr: VirtAddr,
+        access: Access,
+        work: impl FnOnce(&Leaf) -> T,
+    ) -> Option<T> {
         if addr >= self.user_end() {
             return None;
         }
@@ -74,7 +94,9 @@ impl<P: Platform> Mm<P> {
         let table = self.table.leaf(self.machine.phys(), addr)?;
         let index = P::Format::index(0, addr.get());
         let mut locked = table.lock();
-        let Entry::Present(mut leaf) = locked.get(index) else { return None };
+        let Entry::Present(mut leaf) = locked.get(index) else {
+            return None;
+        };
         if !allows(&leaf, access) {
             return None;
         }
@@ -133,11 +155,16 @@ impl<P: Platform> MmUser<P> {
     /// # Errors
     /// How far, and why no further.
     pub fn write_partly(&self, to: VirtAddr, from: &[u8]) -> Result<(), Partial> {
-        self.each_page(to, from.len(), Access::Write, |leaf, offset, done, count| {
-            if let Some(page) = self.machine.phys().get(leaf.frame) {
-                page.write(offset, &from[done..done + count]);
-            }
-        })
+        self.each_page(
+            to,
+            from.len(),
+            Access::Write,
+            |leaf, offset, done, count| {
+                if let Some(page) = self.machine.phys().get(leaf.frame) {
+                    page.write(offset, &from[done..done + count]);
+                }
+            },
+        )
     }
 
     /// Fills a range with zeros. `clear_user`.
@@ -150,7 +177,8 @@ impl<P: Platform> MmUser<P> {
                 page.fill(offset, count, 0);
             }
         };
-        self.each_page(at, len, Access::Write, zero).map_err(errno_of)
+        self.each_page(at, len, Access::Write, zero)
+            .map_err(errno_of)
     }
 
     /// Copies a string up to and without its NUL into `to`; returns its length. `strncpy_from_user`.
@@ -198,8 +226,13 @@ impl<P: Platform> MmUser<P> {
         Ok(old)
     }
 
-    fn with_word(&self, at: VirtAddr, access: Access, mut work: impl FnMut(&AtomicU32)) -> Result<(), Errno> {
-        if at.get() % 4 != 0 {
+    fn with_word(
+        &self,
+        at: VirtAddr,
+        access: Access,
+        mut work: impl FnMut(&AtomicU32),
+    ) -> Result<(), Errno> {
+        if !at.get().is_multiple_of(4) {
             return Err(Errno::EFAULT);
         }
         self.each_page(at, 4, access, |leaf, offset, _, _| {
@@ -226,14 +259,21 @@ impl<P: Platform> MmUser<P> {
                 code: super::fault::FaultCode::NotMapped,
                 addr: at,
             });
-            let here = at.checked_add(done as u64).ok_or(Partial { done, error: unmapped })?;
+            let here = at.checked_add(done as u64).ok_or(Partial {
+                done,
+                error: unmapped,
+            })?;
             let offset = here.page_offset(granule) as usize;
             let count = (granule.bytes() as usize - offset).min(len - done);
-            if self.with_page(here, access, |leaf| work(leaf, offset, done, count)).is_some() {
+            if self
+                .with_page(here, access, |leaf| work(leaf, offset, done, count))
+                .is_some()
+            {
                 done += count;
                 continue;
             }
-            self.handle_fault(here, access).map_err(|error| Partial { done, error })?;
+            self.handle_fault(here, access)
+                .map_err(|error| Partial { done, error })?;
         }
         Ok(())
     }

@@ -115,11 +115,21 @@ impl Counts {
     ///
     /// # Errors
     /// `ENOMEM`: RLIMIT_AS, or for data RLIMIT_DATA.
-    pub(crate) fn may_expand(&self, limits: &Limits, flags: VmFlags, pages: u64, page: u64) -> Result<(), Errno> {
+    pub(crate) fn may_expand(
+        &self,
+        limits: &Limits,
+        flags: VmFlags,
+        pages: u64,
+        page: u64,
+    ) -> Result<(), Errno> {
         let over = |count: u64, limit: &AtomicU64| {
-            count.checked_add(pages).is_none_or(|sum| sum > limit.load(Ordering::Relaxed) / page)
+            count
+                .checked_add(pages)
+                .is_none_or(|sum| sum > limit.load(Ordering::Relaxed) / page)
         };
-        if over(self.total, &limits.address_space) || is_data(flags) && over(self.data, &limits.data) {
+        if over(self.total, &limits.address_space)
+            || is_data(flags) && over(self.data, &limits.data)
+        {
             return Err(Errno::ENOMEM);
         }
         Ok(())
@@ -245,10 +255,18 @@ impl PerCpu<Tally> {
     /// The resident set as a sum.
     pub(crate) fn rss(&self) -> Rss {
         let sum = |kind: RssKind| {
-            let pages: i64 = self.iter().map(|tally| tally.rss[kind as usize].load(Ordering::Relaxed)).sum();
+            let pages: i64 = self
+                .iter()
+                .map(|tally| tally.rss[kind as usize].load(Ordering::Relaxed))
+                .sum();
             pages.max(0) as u64
         };
-        Rss { file: sum(RssKind::File), anon: sum(RssKind::Anon), swap: sum(RssKind::Swap), shmem: sum(RssKind::Shmem) }
+        Rss {
+            file: sum(RssKind::File),
+            anon: sum(RssKind::Anon),
+            swap: sum(RssKind::Swap),
+            shmem: sum(RssKind::Shmem),
+        }
     }
 
     /// The event counts as a sum.

@@ -47,8 +47,12 @@ impl Advice {
             raw::MADV_RANDOM => flags(VmFlags::RAND_READ, VmFlags::SEQ_READ),
             raw::MADV_SEQUENTIAL => flags(VmFlags::SEQ_READ, VmFlags::RAND_READ),
             raw::MADV_WILLNEED => Advice::WillNeed,
-            raw::MADV_DONTNEED => Advice::DontNeed { locked_too: LockedToo::No },
-            raw::MADV_DONTNEED_LOCKED => Advice::DontNeed { locked_too: LockedToo::Yes },
+            raw::MADV_DONTNEED => Advice::DontNeed {
+                locked_too: LockedToo::No,
+            },
+            raw::MADV_DONTNEED_LOCKED => Advice::DontNeed {
+                locked_too: LockedToo::Yes,
+            },
             raw::MADV_FREE => Advice::Free,
             raw::MADV_REMOVE => Advice::Remove,
             raw::MADV_DONTFORK => flags(VmFlags::DONTCOPY, none),
@@ -87,7 +91,9 @@ impl<P: Platform> MmUser<P> {
         }
         match advice {
             Advice::Populate(access) => self.populate_range(range, Populate::Strictly(access)),
-            Advice::Flags { set, clear } => self.each_part(range, |state, part| self.advise_flags(state, part, set, clear)),
+            Advice::Flags { set, clear } => self.each_part(range, |state, part| {
+                self.advise_flags(state, part, set, clear)
+            }),
             _ => self.advise_shared(range, advice),
         }
     }
@@ -97,7 +103,12 @@ impl<P: Platform> MmUser<P> {
     ///
     /// # Errors
     /// `EINVAL`: unaligned, or the range overflows. `ENOMEM`: a hole (the rest is named all the same), or no heap. `EBADF`: memory of a file.
-    pub fn set_anon_name(&self, addr: VirtAddr, len: u64, name: Option<Arc<str>>) -> Result<(), Errno> {
+    pub fn set_anon_name(
+        &self,
+        addr: VirtAddr,
+        len: u64,
+        name: Option<Arc<str>>,
+    ) -> Result<(), Errno> {
         let granule = P::Format::GRANULE;
         let len = granule.round_up(len).ok_or(Errno::EINVAL)?;
         let range = VirtRange::with_len(addr, len).ok_or(Errno::EINVAL)?;
@@ -107,7 +118,10 @@ impl<P: Platform> MmUser<P> {
         let name = name.map(Name::Anonymous);
         self.each_part(range, |state, part| {
             let vma = state.vmas.get(part.start().get()).ok_or(Errno::ENOMEM)?;
-            if vma.file().is_some_and(|file| !file.cache().is_some_and(|cache| cache.is_shmem())) {
+            if vma
+                .file()
+                .is_some_and(|file| !file.cache().is_some_and(|cache| cache.is_shmem()))
+            {
                 return Err(Errno::EBADF);
             }
             let mut fields = vma.fields().cut(part);
@@ -130,7 +144,10 @@ impl<P: Platform> MmUser<P> {
         let mut at = range.start();
         while at < range.end() {
             let vma = state.vmas.find(at.get()).ok_or(Errno::ENOMEM)?;
-            let part = vma.range().intersection(ordered(at, range.end())).ok_or(Errno::ENOMEM)?;
+            let part = vma
+                .range()
+                .intersection(ordered(at, range.end()))
+                .ok_or(Errno::ENOMEM)?;
             if part.start() > at {
                 hole = Err(Errno::ENOMEM);
             }
@@ -140,7 +157,13 @@ impl<P: Platform> MmUser<P> {
         hole
     }
 
-    fn advise_flags(&self, state: &mut MmState<P>, part: VirtRange, set: VmFlags, clear: VmFlags) -> Result<(), Errno> {
+    fn advise_flags(
+        &self,
+        state: &mut MmState<P>,
+        part: VirtRange,
+        set: VmFlags,
+        clear: VmFlags,
+    ) -> Result<(), Errno> {
         let vma = state.vmas.get(part.start().get()).ok_or(Errno::ENOMEM)?;
         let flags = vma.flags();
         let wipe = set.contains(VmFlags::WIPEONFORK) && (vma.file().is_some() || vma.is_shared());
@@ -148,7 +171,8 @@ impl<P: Platform> MmUser<P> {
         let dofork = clear.contains(VmFlags::DONTCOPY) && flags.contains(VmFlags::IO);
         let special = VmFlags::IO | VmFlags::DONTEXPAND | VmFlags::PFNMAP | VmFlags::MIXEDMAP;
         let dodump = clear.contains(VmFlags::DONTDUMP)
-            && (flags.intersects(special) && vma.file().is_some() || flags.contains(VmFlags::DROPPABLE));
+            && (flags.intersects(special) && vma.file().is_some()
+                || flags.contains(VmFlags::DROPPABLE));
         if wipe || keep || dofork || dodump {
             return Err(Errno::EINVAL);
         }
@@ -168,7 +192,10 @@ impl<P: Platform> MmUser<P> {
         while at < range.end() {
             let state = self.state.read();
             let vma = state.vmas.find(at.get()).ok_or(Errno::ENOMEM)?;
-            let part = vma.range().intersection(ordered(at, range.end())).ok_or(Errno::ENOMEM)?;
+            let part = vma
+                .range()
+                .intersection(ordered(at, range.end()))
+                .ok_or(Errno::ENOMEM)?;
             if part.start() > at {
                 hole = Err(Errno::ENOMEM);
             }
@@ -189,7 +216,12 @@ impl<P: Platform> MmUser<P> {
     }
 
     /// `madvise_dontneed_single_vma`.
-    fn advise_dontneed(&self, vma: &Vma<P>, part: VirtRange, locked_too: LockedToo) -> Result<(), Errno> {
+    fn advise_dontneed(
+        &self,
+        vma: &Vma<P>,
+        part: VirtRange,
+        locked_too: LockedToo,
+    ) -> Result<(), Errno> {
         let mut refused = VmFlags::PFNMAP;
         refused.set(VmFlags::LOCKED, locked_too == LockedToo::No);
         if vma.flags().intersects(refused) {
@@ -210,7 +242,11 @@ impl<P: Platform> MmUser<P> {
         check_discard(vma)?;
         let mut batch = self.flush_batch();
         batch.change_range(&self.table, part, |_, leaf| {
-            let anonymous = self.machine.phys().page(leaf.frame).is_some_and(|page| page.kind() == FrameKind::Anon);
+            let anonymous = self
+                .machine
+                .phys()
+                .page(leaf.frame)
+                .is_some_and(|page| page.kind() == FrameKind::Anon);
             let flags = leaf.flags & !(LeafFlags::DIRTY | LeafFlags::ACCESSED);
             (anonymous && flags != leaf.flags).then_some(Entry::Present(Leaf { flags, ..leaf }))
         });
@@ -228,7 +264,9 @@ impl<P: Platform> MmUser<P> {
         advice: Advice,
     ) -> Result<(), Errno> {
         if let Advice::WillNeed = advice {
-            let Some(cache) = file.as_ref().and_then(|file| file.cache()) else { return Ok(()) };
+            let Some(cache) = file.as_ref().and_then(|file| file.cache()) else {
+                return Ok(());
+            };
             let end = first.saturating_add(pages).min(cache.size_in_pages());
             // Reading ahead is a hint: what cannot be read shows when it is used.
             let _ = (first..end).try_for_each(|index| cache.page(index).map(drop));
@@ -237,7 +275,9 @@ impl<P: Platform> MmUser<P> {
         if flags.intersects(VmFlags::LOCKED) {
             return Err(Errno::EINVAL);
         }
-        let Some(file) = file else { return Err(Errno::EINVAL) };
+        let Some(file) = file else {
+            return Err(Errno::EINVAL);
+        };
         if !flags.contains(VmFlags::SHARED | VmFlags::MAYWRITE) {
             return Err(Errno::EACCES);
         }
@@ -253,5 +293,9 @@ fn check_discard<P: Platform>(vma: &Vma<P>) -> Result<(), Errno> {
     let sealed = vma.flags().contains(VmFlags::SEALED);
     let writable = vma.flags().contains(VmFlags::WRITE);
     let private_anonymous = vma.is_anonymous() || vma.file().is_some() && !vma.is_shared();
-    if sealed && private_anonymous && !writable { Err(Errno::EPERM) } else { Ok(()) }
+    if sealed && private_anonymous && !writable {
+        Err(Errno::EPERM)
+    } else {
+        Ok(())
+    }
 }

@@ -45,7 +45,9 @@ impl<P: Platform> MmUser<P> {
             return Err(Errno::ENOMEM);
         }
         let new_end = addr.page_up(granule).ok_or(Errno::ENOMEM)?;
-        let old_end = VirtAddr::new(layout.brk).page_up(granule).ok_or(Errno::ENOMEM)?;
+        let old_end = VirtAddr::new(layout.brk)
+            .page_up(granule)
+            .ok_or(Errno::ENOMEM)?;
         if let Some(grown) = VirtRange::new(old_end, new_end) {
             if grown.is_empty() {
                 return Ok(None);
@@ -82,8 +84,16 @@ impl<P: Platform> MmUser<P> {
         }
         flags |= VmFlags::MAYREAD | VmFlags::MAYWRITE | VmFlags::MAYEXEC | VmFlags::SOFTDIRTY;
         self.check_lock_limit(state, flags, range.bytes())?;
-        state.counts.may_expand(&self.limits, flags, pages, granule.bytes())?;
-        if state.vmas.len() as u64 > self.machine.settings().max_map_count.load(Ordering::Relaxed) {
+        state
+            .counts
+            .may_expand(&self.limits, flags, pages, granule.bytes())?;
+        if state.vmas.len() as u64
+            > self
+                .machine
+                .settings()
+                .max_map_count
+                .load(Ordering::Relaxed)
+        {
             return Err(Errno::ENOMEM);
         }
         let charged = if is_accountable(flags) { pages } else { 0 };
@@ -102,6 +112,7 @@ impl<P: Platform> MmUser<P> {
             anon_forked: false,
             guard: 0,
         };
-        self.insert_area(state, fields).inspect_err(|_| self.machine.uncharge_commit(charged))
+        self.insert_area(state, fields)
+            .inspect_err(|_| self.machine.uncharge_commit(charged))
     }
 }

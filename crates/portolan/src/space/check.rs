@@ -15,7 +15,10 @@ impl<P: Platform> Mm<P> {
         let granule = P::Format::GRANULE;
         let state = self.state.read();
         state.vmas.check()?;
-        let mut counts = Counts { peak: state.counts.peak, ..Counts::default() };
+        let mut counts = Counts {
+            peak: state.counts.peak,
+            ..Counts::default()
+        };
         let mut present = 0;
         for vma in state.vmas.iter() {
             counts.add(vma.flags(), vma.range().pages(granule));
@@ -41,12 +44,13 @@ impl<P: Platform> Mm<P> {
     fn present_in(&self, range: crate::addr::VirtRange) -> u64 {
         let granule = P::Format::GRANULE;
         let _guard = self.machine.pin();
-        let mut cursor = Cursor::reading(&self.table, self.machine.phys(), range);
         let mut present = 0;
-        while let Some((part, table)) = cursor.next() {
+        for (part, table) in Cursor::reading(&self.table, self.machine.phys(), range) {
             let first = P::Format::index(0, part.start().get());
             let entries = first..first + part.pages(granule) as usize;
-            present += entries.filter(|&index| matches!(table.peek(index), Entry::Present(_))).count() as u64;
+            present += entries
+                .filter(|&index| matches!(table.peek(index), Entry::Present(_)))
+                .count() as u64;
         }
         present
     }

@@ -22,7 +22,11 @@ enum Source<P: Platform> {
 
 impl<P: Platform> Mm<P> {
     /// `do_wp_page`.
-    pub(super) fn fault_write_protected(&self, attempt: &Attempt<'_, P>, leaf: Leaf) -> Result<Step<P>, FaultError> {
+    pub(super) fn fault_write_protected(
+        &self,
+        attempt: &Attempt<'_, P>,
+        leaf: Leaf,
+    ) -> Result<Step<P>, FaultError> {
         if attempt.vma.is_shared() {
             return self.fault_shared_store(attempt, leaf);
         }
@@ -43,7 +47,11 @@ impl<P: Platform> Mm<P> {
                 (new, Some(from))
             }
         };
-        let fresh = Leaf { frame: new.pfn(), flags: attempt.fresh_flags(), cache: leaf.cache };
+        let fresh = Leaf {
+            frame: new.pfn(),
+            flags: attempt.fresh_flags(),
+            cache: leaf.cache,
+        };
         if !self.put_copy(attempt, leaf, fresh) {
             return Ok(Step::Again);
         }
@@ -56,7 +64,9 @@ impl<P: Platform> Mm<P> {
     /// entry is empty while the TLBs are flushed.
     fn put_copy(&self, attempt: &Attempt<'_, P>, old: Leaf, new: Leaf) -> bool {
         let at = attempt.page();
-        let Some(table) = self.table.leaf(self.machine.phys(), at) else { return false };
+        let Some(table) = self.table.leaf(self.machine.phys(), at) else {
+            return false;
+        };
         let index = P::Format::index(0, at.get());
         let mut batch = self.flush_batch();
         let mut locked = table.lock();
@@ -73,7 +83,9 @@ impl<P: Platform> Mm<P> {
     /// Makes the entry writable if the page is ours alone, else says what to copy. `wp_can_reuse_anon_folio`.
     fn reuse_or_source(&self, attempt: &Attempt<'_, P>, leaf: Leaf) -> Source<P> {
         let (phys, at) = (self.machine.phys(), attempt.page());
-        let Some(table) = self.table.leaf(phys, at) else { return Source::Changed };
+        let Some(table) = self.table.leaf(phys, at) else {
+            return Source::Changed;
+        };
         let index = P::Format::index(0, at.get());
         let mut locked = table.lock();
         if !self.may_install(attempt.vma) || locked.get(index) != Entry::Present(leaf) {
@@ -82,7 +94,9 @@ impl<P: Platform> Mm<P> {
         if leaf.flags.contains(LeafFlags::SPECIAL) && leaf.frame == phys.zero_page() {
             return Source::Zero;
         }
-        let Some(page) = phys.get(leaf.frame) else { return Source::Zero };
+        let Some(page) = phys.get(leaf.frame) else {
+            return Source::Zero;
+        };
         // The entry's reference and the one just taken.
         if page.kind() == FrameKind::Anon && page.count() == 2 {
             locked.raise(index, attempt.fresh_flags());
@@ -110,29 +124,43 @@ impl<P: Platform> Mm<P> {
     }
 
     /// The first store through this entry to a page that others see. `wp_page_shared`, `finish_mkwrite_fault`.
-    fn fault_shared_store(&self, attempt: &Attempt<'_, P>, leaf: Leaf) -> Result<Step<P>, FaultError> {
+    fn fault_shared_store(
+        &self,
+        attempt: &Attempt<'_, P>,
+        leaf: Leaf,
+    ) -> Result<Step<P>, FaultError> {
         let Some(step) = self.before_shared_store(attempt)? else {
             let cache = attempt.vma.file().and_then(|file| file.cache());
             let index = attempt.vma.page_index(attempt.page());
             let flags = leaf.flags | attempt.fresh_flags();
             self.count(|events| &events.shared_write_faults);
             // Dirty in the cache before the entry is writable, and under its lock: write-back cleans first and protects after.
-            return self.replace_entry(attempt, Entry::Present(leaf), Leaf { flags, ..leaf }, |_| {
-                cache.is_none_or(|cache| cache.mark_dirty(index))
-            });
+            return self.replace_entry(
+                attempt,
+                Entry::Present(leaf),
+                Leaf { flags, ..leaf },
+                |_| cache.is_none_or(|cache| cache.mark_dirty(index)),
+            );
         };
         Ok(step)
     }
 
     /// `page_mkwrite`: asks the driver, which may sleep and so needs the mmap lock. `None`: go on.
-    pub(super) fn before_shared_store(&self, attempt: &Attempt<'_, P>) -> Result<Option<Step<P>>, FaultError> {
-        let Some(ops) = attempt.vma.operations() else { return Ok(None) };
+    pub(super) fn before_shared_store(
+        &self,
+        attempt: &Attempt<'_, P>,
+    ) -> Result<Option<Step<P>>, FaultError> {
+        let Some(ops) = attempt.vma.operations() else {
+            return Ok(None);
+        };
         if attempt.state.is_none() {
             return Ok(Some(Step::Again));
         }
         match ops.page_mkwrite(attempt.vma.range(), attempt.vma.page_index(attempt.page())) {
             Ok(()) => Ok(None),
-            Err(_) => attempt.fail(super::fault::Signal::Bus, super::fault::FaultCode::NoPage).map(Some),
+            Err(_) => attempt
+                .fail(super::fault::Signal::Bus, super::fault::FaultCode::NoPage)
+                .map(Some),
         }
     }
 }

@@ -32,7 +32,11 @@ pub(crate) struct Edit<'m, P: Platform> {
 impl<'m, P: Platform> Edit<'m, P> {
     /// An empty edit.
     pub fn new(mm: &'m MmUser<P>) -> Self {
-        Self { mm, new: [const { None }; MOST], count: 0 }
+        Self {
+            mm,
+            new: [const { None }; MOST],
+            count: 0,
+        }
     }
 
     /// Adds an area, above those added before.
@@ -67,9 +71,16 @@ impl<'m, P: Platform> Edit<'m, P> {
         for slot in self.new.iter().flatten() {
             announce(self.mm, slot);
         }
-        state.vmas.iter_range(range.start().get(), range.end().get()).for_each(|old| old.detach());
+        state
+            .vmas
+            .iter_range(range.start().get(), range.end().get())
+            .for_each(|old| old.detach());
         let new = self.new.each_mut().map(Option::take);
-        state.vmas.replace(range.start().get(), range.end().get(), new.into_iter().flatten())
+        state.vmas.replace(
+            range.start().get(),
+            range.end().get(),
+            new.into_iter().flatten(),
+        )
     }
 
     /// How many areas it holds.
@@ -96,7 +107,9 @@ fn release_mapping<P: Platform>(file: &Arc<crate::object::File<P>>, id: crate::o
 
 /// Tells the file of a VMA that it is mapped there, so that truncation finds it. `vma_link_file`.
 pub(crate) fn announce<P: Platform>(mm: &MmUser<P>, vma: &Vma<P>) {
-    let (Some(file), Some(id)) = (vma.file(), vma.mapping) else { return };
+    let (Some(file), Some(id)) = (vma.file(), vma.mapping) else {
+        return;
+    };
     let Some(cache) = file.cache() else { return };
     let kind = match vma.is_shared() {
         true if vma.flags().contains(VmFlags::MAYWRITE) => MappingKind::SharedWritable,
@@ -105,7 +118,16 @@ pub(crate) fn announce<P: Platform>(mm: &MmUser<P>, vma: &Vma<P>) {
     };
     let space = mm.shared().clone();
     let pages = vma.range().pages(crate::machine::Machine::<P>::GRANULE);
-    cache.fill_mapping(id, Mapping { space, start: vma.range().start(), first_page: vma.pgoff(), pages, kind });
+    cache.fill_mapping(
+        id,
+        Mapping {
+            space,
+            start: vma.range().start(),
+            first_page: vma.pgoff(),
+            pages,
+            kind,
+        },
+    );
 }
 
 /// Takes detached VMAs out of the mappings of their files. `unlink_file_vma`.
@@ -132,9 +154,17 @@ impl<P: Platform> MmUser<P> {
     ///
     /// # Errors
     /// `ENOMEM`: too many mappings, or no heap; nothing has changed.
-    pub(crate) fn modify(&self, state: &mut MmState<P>, changed: VmaFields<P>) -> Result<(), Errno> {
+    pub(crate) fn modify(
+        &self,
+        state: &mut MmState<P>,
+        changed: VmaFields<P>,
+    ) -> Result<(), Errno> {
         let part = changed.range;
-        let old = state.vmas.find(part.start().get()).ok_or(Errno::ENOMEM)?.fields();
+        let old = state
+            .vmas
+            .find(part.start().get())
+            .ok_or(Errno::ENOMEM)?
+            .fields();
         let mut edit = Edit::new(self);
         let mut merged = changed;
         let mut hull = old.range;
@@ -146,7 +176,11 @@ impl<P: Platform> MmUser<P> {
             hull = range(prev.range.start(), hull.end());
             gone += 1;
         }
-        let next = if part.end() == old.range.end() { mergeable_after(state, &merged) } else { None };
+        let next = if part.end() == old.range.end() {
+            mergeable_after(state, &merged)
+        } else {
+            None
+        };
         if let Some(next) = next {
             merged = joined(&merged, &next);
             hull = range(hull.start(), next.range.end());
@@ -164,8 +198,17 @@ impl<P: Platform> MmUser<P> {
     }
 
     /// Whether `added` more and `gone` less stay within the most mappings a space may have.
-    pub(crate) fn check_map_count(&self, state: &MmState<P>, added: usize, gone: usize) -> Result<(), Errno> {
-        let most = self.machine.settings().max_map_count.load(Ordering::Relaxed);
+    pub(crate) fn check_map_count(
+        &self,
+        state: &MmState<P>,
+        added: usize,
+        gone: usize,
+    ) -> Result<(), Errno> {
+        let most = self
+            .machine
+            .settings()
+            .max_map_count
+            .load(Ordering::Relaxed);
         let grows = added > gone;
         if grows && (state.vmas.len() + added - gone) as u64 > most {
             return Err(Errno::ENOMEM);
@@ -180,7 +223,10 @@ pub(crate) fn range(start: VirtAddr, end: VirtAddr) -> VirtRange {
 }
 
 /// The area that ends where `area` starts, if the two say the same.
-pub(crate) fn mergeable_before<P: Platform>(state: &MmState<P>, area: &VmaFields<P>) -> Option<VmaFields<P>> {
+pub(crate) fn mergeable_before<P: Platform>(
+    state: &MmState<P>,
+    area: &VmaFields<P>,
+) -> Option<VmaFields<P>> {
     let start = area.range.start().get();
     let prev = state.vmas.get(start.checked_sub(1)?)?;
     if prev.range().end().get() != start || !may_join(prev.flags(), area.flags) {
@@ -191,7 +237,10 @@ pub(crate) fn mergeable_before<P: Platform>(state: &MmState<P>, area: &VmaFields
 }
 
 /// The area that starts where `area` ends, if the two say the same.
-pub(crate) fn mergeable_after<P: Platform>(state: &MmState<P>, area: &VmaFields<P>) -> Option<VmaFields<P>> {
+pub(crate) fn mergeable_after<P: Platform>(
+    state: &MmState<P>,
+    area: &VmaFields<P>,
+) -> Option<VmaFields<P>> {
     let next = state.vmas.get(area.range.end().get())?;
     if next.range().start() != area.range.end() || !may_join(next.flags(), area.flags) {
         return None;
@@ -245,10 +294,23 @@ fn can_merge<P: Platform>(low: &VmaFields<P>, high: &VmaFields<P>) -> bool {
 /// `find_mergeable_anon_vma`.
 pub(crate) fn neighbour_root<P: Platform>(state: &MmState<P>, vma: &Vma<P>) -> Option<u64> {
     let area = vma.fields();
-    let after = state.vmas.get(area.range.end().get()).map(|next| (next.fields(), false));
-    let before = area.range.start().get().checked_sub(1).and_then(|at| state.vmas.get(at)).map(|prev| (prev.fields(), true));
+    let after = state
+        .vmas
+        .get(area.range.end().get())
+        .map(|next| (next.fields(), false));
+    let before = area
+        .range
+        .start()
+        .get()
+        .checked_sub(1)
+        .and_then(|at| state.vmas.get(at))
+        .map(|prev| (prev.fields(), true));
     for (other, is_before) in [after, before].into_iter().flatten() {
-        let (low, high) = if is_before { (&other, &area) } else { (&area, &other) };
+        let (low, high) = if is_before {
+            (&other, &area)
+        } else {
+            (&area, &other)
+        };
         let free = VmFlags::ACCESS | VmFlags::SOFTDIRTY;
         let alike = (low.flags ^ high.flags) & !free == VmFlags::empty()
             && low.pgoff_end() == high.pgoff

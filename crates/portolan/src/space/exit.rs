@@ -28,7 +28,10 @@ impl<P: Platform> Mm<P> {
         batch.free_tables(&self.table, all, all);
         batch.finish();
         self.machine.platform().space_released(self.asid);
-        state.counts = super::account::Counts { peak: state.counts.peak, ..Default::default() };
+        state.counts = super::account::Counts {
+            peak: state.counts.peak,
+            ..Default::default()
+        };
         self.machine.uncharge_commit(accounted);
         for vma in old.iter() {
             if let Some(ops) = vma.operations() {

@@ -112,7 +112,11 @@ impl<P: Platform> Attempt<'_, P> {
     /// The failure that the task is told of; without the mmap lock only a reason to take it.
     pub fn fail(&self, signal: Signal, code: FaultCode) -> Result<Step<P>, FaultError> {
         match self.state {
-            Some(_) => Err(FaultError::Signal(Fault { signal, code, addr: self.addr })),
+            Some(_) => Err(FaultError::Signal(Fault {
+                signal,
+                code,
+                addr: self.addr,
+            })),
             None => Ok(Step::Again),
         }
     }
@@ -175,9 +179,12 @@ impl<P: Platform> MmUser<P> {
     fn fault_unlocked(&self, addr: VirtAddr, access: Access) -> Result<Step<P>, FaultError> {
         let guard = self.machine.pin();
         match self.reader.find(addr.get(), &guard) {
-            Ok(Some(vma)) if vma.range().contains(addr) => {
-                self.fault_in(&Attempt { vma, addr, access, state: None })
-            }
+            Ok(Some(vma)) if vma.range().contains(addr) => self.fault_in(&Attempt {
+                vma,
+                addr,
+                access,
+                state: None,
+            }),
             _ => Ok(Step::Again),
         }
     }
@@ -186,10 +193,21 @@ impl<P: Platform> MmUser<P> {
     fn fault_locked(&self, addr: VirtAddr, access: Access) -> Result<Step<P>, FaultError> {
         self.count(|events| &events.locked_faults);
         let state = self.state.read();
-        let unmapped = FaultError::Signal(Fault { signal: Signal::Segv, code: FaultCode::NotMapped, addr });
-        let Some(vma) = state.vmas.find(addr.get()) else { return Err(unmapped) };
+        let unmapped = FaultError::Signal(Fault {
+            signal: Signal::Segv,
+            code: FaultCode::NotMapped,
+            addr,
+        });
+        let Some(vma) = state.vmas.find(addr.get()) else {
+            return Err(unmapped);
+        };
         if vma.range().contains(addr) {
-            return self.fault_in(&Attempt { vma, addr, access, state: Some(&state) });
+            return self.fault_in(&Attempt {
+                vma,
+                addr,
+                access,
+                state: Some(&state),
+            });
         }
         if !vma.flags().contains(VmFlags::GROWSDOWN) {
             return Err(unmapped);
@@ -226,14 +244,18 @@ impl<P: Platform> Mm<P> {
         match entry {
             Entry::Absent if attempt.vma.is_anonymous() => self.fault_anonymous(attempt),
             Entry::Absent => self.fault_file(attempt),
-            Entry::Present(leaf) if attempt.access == Access::Write && !leaf.flags.contains(LeafFlags::WRITE) => {
+            Entry::Present(leaf)
+                if attempt.access == Access::Write && !leaf.flags.contains(LeafFlags::WRITE) =>
+            {
                 self.fault_write_protected(attempt, leaf)
             }
             Entry::Present(leaf) => self.fault_present(attempt, leaf),
             Entry::Marker(Marker::Guard) => attempt.fail(Signal::Segv, FaultCode::NotMapped),
             Entry::Marker(Marker::Poison) => attempt.fail(Signal::Bus, FaultCode::Poisoned),
             // Nothing writes these yet: a table that holds one has been overwritten from outside.
-            Entry::Marker(Marker::UffdWp) | Entry::Swap(_) | Entry::Table(_) => attempt.fail(Signal::Bus, FaultCode::NoPage),
+            Entry::Marker(Marker::UffdWp) | Entry::Swap(_) | Entry::Table(_) => {
+                attempt.fail(Signal::Bus, FaultCode::NoPage)
+            }
         }
     }
 
@@ -247,7 +269,12 @@ impl<P: Platform> Mm<P> {
         if flags == leaf.flags {
             return Ok(Step::Done);
         }
-        self.replace_entry(attempt, Entry::Present(leaf), Leaf { flags, ..leaf }, |_| true)
+        self.replace_entry(
+            attempt,
+            Entry::Present(leaf),
+            Leaf { flags, ..leaf },
+            |_| true,
+        )
     }
 
     /// Memory of nobody yet. `do_anonymous_page`.
@@ -256,7 +283,11 @@ impl<P: Platform> Mm<P> {
         let cache = attempt.vma.cache_mode();
         if attempt.access != Access::Write {
             let flags = attempt.fresh_flags() | LeafFlags::SPECIAL;
-            let leaf = Leaf { frame: phys.zero_page(), flags, cache };
+            let leaf = Leaf {
+                frame: phys.zero_page(),
+                flags,
+                cache,
+            };
             let step = self.replace_entry(attempt, Entry::Absent, leaf, |_| true)?;
             if let Step::Done = step {
                 self.count(|events| &events.zero_page_faults);
@@ -267,7 +298,11 @@ impl<P: Platform> Mm<P> {
             return Ok(Step::Again);
         }
         let page = phys.alloc_zeroed(FrameKind::Anon)?;
-        let leaf = Leaf { frame: page.pfn(), flags: attempt.fresh_flags(), cache };
+        let leaf = Leaf {
+            frame: page.pfn(),
+            flags: attempt.fresh_flags(),
+            cache,
+        };
         let step = self.replace_entry(attempt, Entry::Absent, leaf, |_| true)?;
         if let Step::Done = step {
             page.into_raw();
@@ -289,7 +324,10 @@ impl<P: Platform> Mm<P> {
     ) -> Result<Step<P>, FaultError> {
         let at = attempt.page();
         let attached = || self.may_install(attempt.vma);
-        let Some(table) = self.table.leaf_or_create(self.machine.phys(), at, attached)? else {
+        let Some(table) = self
+            .table
+            .leaf_or_create(self.machine.phys(), at, attached)?
+        else {
             return Ok(Step::Again);
         };
         let index = P::Format::index(0, at.get());
@@ -309,8 +347,11 @@ impl<P: Platform> Mm<P> {
         if attempt.vma.has_anon() {
             return true;
         }
-        let Some(state) = attempt.state else { return false };
-        let root = super::edit::neighbour_root(state, attempt.vma).unwrap_or_else(|| self.machine.new_anon_root());
+        let Some(state) = attempt.state else {
+            return false;
+        };
+        let root = super::edit::neighbour_root(state, attempt.vma)
+            .unwrap_or_else(|| self.machine.new_anon_root());
         attempt.vma.set_anon(root);
         true
     }

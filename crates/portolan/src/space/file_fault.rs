@@ -20,9 +20,20 @@ const AROUND_MOST: usize = 16;
 
 impl<P: Platform> Mm<P> {
     /// Reads a page of a file into its cache, with nothing held.
-    pub(super) fn load_page(&self, file: &Arc<File<P>>, index: u64, addr: VirtAddr) -> Result<(), FaultError> {
-        let bus = FaultError::Signal(Fault { signal: Signal::Bus, code: FaultCode::NoPage, addr });
-        let Some(cache) = file.cache() else { return Err(bus) };
+    pub(super) fn load_page(
+        &self,
+        file: &Arc<File<P>>,
+        index: u64,
+        addr: VirtAddr,
+    ) -> Result<(), FaultError> {
+        let bus = FaultError::Signal(Fault {
+            signal: Signal::Bus,
+            code: FaultCode::NoPage,
+            addr,
+        });
+        let Some(cache) = file.cache() else {
+            return Err(bus);
+        };
         match cache.page(index) {
             Ok(_) => Ok(()),
             Err(Errno::ENOMEM) => Err(FaultError::OutOfMemory),
@@ -32,7 +43,11 @@ impl<P: Platform> Mm<P> {
 
     /// `do_fault`.
     pub(super) fn fault_file(&self, attempt: &Attempt<'_, P>) -> Result<Step<P>, FaultError> {
-        let Some((file, cache)) = attempt.vma.file().and_then(|file| Some((file, file.cache()?))) else {
+        let Some((file, cache)) = attempt
+            .vma
+            .file()
+            .and_then(|file| Some((file, file.cache()?)))
+        else {
             return self.fault_driver(attempt);
         };
         let index = attempt.vma.page_index(attempt.page());
@@ -43,7 +58,12 @@ impl<P: Platform> Mm<P> {
         let Some(page) = cache.lookup(index) else {
             return Ok(Step::Load(file.clone(), index));
         };
-        let source = FilePage { cache, index, page, truncations };
+        let source = FilePage {
+            cache,
+            index,
+            page,
+            truncations,
+        };
         match (attempt.access, attempt.vma.is_shared()) {
             (Access::Write, false) => self.fault_private_store(attempt, &source),
             (Access::Write, true) => self.fault_shared_first_store(attempt, source),
@@ -61,7 +81,13 @@ impl<P: Platform> Mm<P> {
         }
         let (vma, access) = (attempt.vma, attempt.access);
         let index = vma.page_index(attempt.page());
-        let fault = VmFault { range: vma.range(), flags: vma.flags(), addr: attempt.addr, index, access };
+        let fault = VmFault {
+            range: vma.range(),
+            flags: vma.flags(),
+            addr: attempt.addr,
+            index,
+            access,
+        };
         let mut page = match ops.fault(&fault) {
             Ok(page) => page,
             Err(VmFaultError::Retry) => return Ok(Step::Done),
@@ -78,7 +104,11 @@ impl<P: Platform> Mm<P> {
         } else if access == Access::Write && ops.page_mkwrite(vma.range(), index).is_err() {
             return attempt.fail(Signal::Bus, FaultCode::NoPage);
         }
-        let leaf = Leaf { frame: page.pfn(), flags: attempt.fresh_flags(), cache: vma.cache_mode() };
+        let leaf = Leaf {
+            frame: page.pfn(),
+            flags: attempt.fresh_flags(),
+            cache: vma.cache_mode(),
+        };
         let step = self.replace_entry(attempt, Entry::Absent, leaf, |_| true)?;
         if let Step::Done = step {
             self.keep(page);
@@ -87,13 +117,21 @@ impl<P: Platform> Mm<P> {
     }
 
     /// A store to a private mapping: straight to the copy. `do_cow_fault`.
-    fn fault_private_store(&self, attempt: &Attempt<'_, P>, source: &FilePage<'_, P>) -> Result<Step<P>, FaultError> {
+    fn fault_private_store(
+        &self,
+        attempt: &Attempt<'_, P>,
+        source: &FilePage<'_, P>,
+    ) -> Result<Step<P>, FaultError> {
         if !self.prepare_anon(attempt) {
             return Ok(Step::Again);
         }
         let page = self.machine.phys().alloc(FrameKind::Anon)?;
         page.copy_from(&source.page);
-        let leaf = Leaf { frame: page.pfn(), flags: attempt.fresh_flags(), cache: attempt.vma.cache_mode() };
+        let leaf = Leaf {
+            frame: page.pfn(),
+            flags: attempt.fresh_flags(),
+            cache: attempt.vma.cache_mode(),
+        };
         let step = self.replace_entry(attempt, Entry::Absent, leaf, |_| source.is_current())?;
         if let Step::Done = step {
             page.into_raw();
@@ -104,12 +142,22 @@ impl<P: Platform> Mm<P> {
     }
 
     /// A store to a shared mapping that has no entry yet. `do_shared_fault`.
-    fn fault_shared_first_store(&self, attempt: &Attempt<'_, P>, source: FilePage<'_, P>) -> Result<Step<P>, FaultError> {
+    fn fault_shared_first_store(
+        &self,
+        attempt: &Attempt<'_, P>,
+        source: FilePage<'_, P>,
+    ) -> Result<Step<P>, FaultError> {
         if let Some(step) = self.before_shared_store(attempt)? {
             return Ok(step);
         }
-        let leaf = Leaf { frame: source.page.pfn(), flags: attempt.fresh_flags(), cache: attempt.vma.cache_mode() };
-        let ready = |_: &mut LockedTable<'_, P>| source.is_current() && source.cache.mark_dirty(source.index);
+        let leaf = Leaf {
+            frame: source.page.pfn(),
+            flags: attempt.fresh_flags(),
+            cache: attempt.vma.cache_mode(),
+        };
+        let ready = |_: &mut LockedTable<'_, P>| {
+            source.is_current() && source.cache.mark_dirty(source.index)
+        };
         let step = self.replace_entry(attempt, Entry::Absent, leaf, ready)?;
         if let Step::Done = step {
             self.keep(source.page);
@@ -119,14 +167,22 @@ impl<P: Platform> Mm<P> {
     }
 
     /// A load or fetch: the cached page, and those around it. `do_read_fault`.
-    fn fault_file_read(&self, attempt: &Attempt<'_, P>, source: FilePage<'_, P>) -> Result<Step<P>, FaultError> {
+    fn fault_file_read(
+        &self,
+        attempt: &Attempt<'_, P>,
+        source: FilePage<'_, P>,
+    ) -> Result<Step<P>, FaultError> {
         let mut flags = attempt.fresh_flags();
         let writable_at_once = attempt.vma.is_shared()
             && attempt.vma.flags().contains(VmFlags::WRITE)
             && attempt.vma.operations().is_none()
             && source.page.kind() == FrameKind::Shmem;
         flags.set(LeafFlags::WRITE, writable_at_once);
-        let leaf = Leaf { frame: source.page.pfn(), flags, cache: attempt.vma.cache_mode() };
+        let leaf = Leaf {
+            frame: source.page.pfn(),
+            flags,
+            cache: attempt.vma.cache_mode(),
+        };
         let mut around = 0;
         let step = self.replace_entry(attempt, Entry::Absent, leaf, |table| {
             source.is_current() && {
@@ -137,7 +193,11 @@ impl<P: Platform> Mm<P> {
         if let Step::Done = step {
             self.keep(source.page);
             self.count(|events| &events.file_read_faults);
-            self.tally.of(self.cpu()).events.faults_around.fetch_add(around, Ordering::Relaxed);
+            self.tally
+                .of(self.cpu())
+                .events
+                .faults_around
+                .fetch_add(around, Ordering::Relaxed);
         }
         Ok(step)
     }
@@ -151,20 +211,31 @@ impl<P: Platform> Mm<P> {
         like: Leaf,
     ) -> u64 {
         let granule = P::Format::GRANULE;
-        let Some(window) = self.around(attempt, table.covers()) else { return 0 };
+        let Some(window) = self.around(attempt, table.covers()) else {
+            return 0;
+        };
         let first = attempt.vma.page_index(window.start());
         let count = (window.pages(granule) as usize).min(AROUND_MOST);
         let mut pages: [Option<PageRef<P>>; AROUND_MOST] = [const { None }; AROUND_MOST];
         source.cache.lookup_run(first, &mut pages[..count]);
         let mut mapped = 0;
         for (n, page) in pages.into_iter().enumerate() {
-            let (Some(page), at) = (page, window.start().get() + ((n as u64) << granule.shift())) else { continue };
+            let (Some(page), at) = (page, window.start().get() + ((n as u64) << granule.shift()))
+            else {
+                continue;
+            };
             let index = P::Format::index(0, at);
             if at == attempt.page().get() || first + n as u64 >= source.cache.size_in_pages() {
                 continue;
             }
             if table.get(index) == Entry::Absent {
-                table.set(index, Entry::Present(Leaf { frame: page.pfn(), ..like }));
+                table.set(
+                    index,
+                    Entry::Present(Leaf {
+                        frame: page.pfn(),
+                        ..like
+                    }),
+                );
                 self.keep(page);
                 mapped += 1;
             }
@@ -176,10 +247,18 @@ impl<P: Platform> Mm<P> {
     fn around(&self, attempt: &Attempt<'_, P>, table: VirtRange) -> Option<VirtRange> {
         let granule = P::Format::GRANULE;
         let most = AROUND_MOST as u64 * granule.bytes();
-        let bytes = self.machine.settings().fault_around.load(Ordering::Relaxed).min(most).max(granule.bytes());
+        let bytes = self
+            .machine
+            .settings()
+            .fault_around
+            .load(Ordering::Relaxed)
+            .min(most)
+            .max(granule.bytes());
         let bytes = 1 << bytes.ilog2();
         let start = VirtAddr::new(attempt.page().get() & !(bytes - 1));
-        VirtRange::with_len(start, bytes)?.intersection(attempt.vma.range())?.intersection(table)
+        VirtRange::with_len(start, bytes)?
+            .intersection(attempt.vma.range())?
+            .intersection(table)
     }
 
     /// Counts a page of a cache as resident; the entry that maps it owns the reference from now on.

@@ -39,9 +39,15 @@ impl<P: Platform> MmUser<P> {
     /// `ENOMEM`: no frame, no heap or the commit limit. This space is as it was, but that private pages may fault once more when written.
     pub fn fork(&self) -> Result<MmUser<P>, Errno> {
         let mut state = self.state.write();
-        let config = MmConfig { layout: state.layout, limits: self.limits.copied() };
+        let config = MmConfig {
+            layout: state.layout,
+            limits: self.limits.copied(),
+        };
         let child = Mm::new(&self.machine, config)?;
-        child.read_implies_exec.store(self.read_implies_exec.load(Ordering::Relaxed), Ordering::Relaxed);
+        child.read_implies_exec.store(
+            self.read_implies_exec.load(Ordering::Relaxed),
+            Ordering::Relaxed,
+        );
         let mut child_state = child.state.write();
         let gate = ClosedGate::new(self);
         let mut batch = self.flush_batch();
@@ -70,7 +76,11 @@ impl<P: Platform> MmUser<P> {
             let charged = if fields.is_accounted() { pages } else { 0 };
             self.machine.charge_commit(charged)?;
             let mut edit = Edit::new(child);
-            let added = edit.add(fields).and_then(|()| Ok(child_state.vmas.reserve(edit.len(), self.machine.fail_point())?));
+            let added = edit.add(fields).and_then(|()| {
+                Ok(child_state
+                    .vmas
+                    .reserve(edit.len(), self.machine.fail_point())?)
+            });
             if let Err(error) = added {
                 self.machine.uncharge_commit(charged);
                 return Err(error);
@@ -101,13 +111,28 @@ impl<P: Platform> MmUser<P> {
     }
 
     /// Copies the entries of one area. `copy_page_range`.
-    fn copy_pages(&self, child: &MmUser<P>, vma: &Vma<P>, batch: &mut FlushBatch<'_, P>) -> Result<(), Errno> {
+    fn copy_pages(
+        &self,
+        child: &MmUser<P>,
+        vma: &Vma<P>,
+        batch: &mut FlushBatch<'_, P>,
+    ) -> Result<(), Errno> {
         let phys = self.machine.phys();
-        let sharing = if vma.is_cow() { Sharing::CopyOnWrite } else { Sharing::Shared };
-        let mut copy = Copy { mm: self, sharing, anon: 0, file: 0, shmem: 0, protected: None };
-        let mut cursor = Cursor::new(&self.table, phys, vma.range());
+        let sharing = if vma.is_cow() {
+            Sharing::CopyOnWrite
+        } else {
+            Sharing::Shared
+        };
+        let mut copy = Copy {
+            mm: self,
+            sharing,
+            anon: 0,
+            file: 0,
+            shmem: 0,
+            protected: None,
+        };
         let mut result = Ok(());
-        while let Some((part, table)) = cursor.next() {
+        for (part, table) in Cursor::new(&self.table, phys, vma.range()) {
             let into = match child.table.leaf_or_create(phys, part.start(), || true) {
                 Ok(Some(into)) => into,
                 Ok(None) | Err(_) => {
@@ -130,7 +155,8 @@ impl<P: Platform> MmUser<P> {
 /// Whether the child cannot get this area's pages by faulting. `vma_needs_copy`.
 fn needs_copy<P: Platform>(vma: &Vma<P>) -> bool {
     let special = VmFlags::PFNMAP | VmFlags::MIXEDMAP;
-    !vma.flags().contains(VmFlags::WIPEONFORK) && (vma.has_anon() || vma.flags().intersects(special))
+    !vma.flags().contains(VmFlags::WIPEONFORK)
+        && (vma.has_anon() || vma.flags().intersects(special))
 }
 
 /// The copying of one area's entries.
@@ -146,11 +172,18 @@ struct Copy<'a, P: Platform> {
 
 impl<P: Platform> Copy<'_, P> {
     /// Copies the entries of one page-table page that lie in `part`. `copy_pte_range`.
-    fn table(&mut self, from: &mut LockedTable<'_, P>, into: &mut LockedTable<'_, P>, part: VirtRange) {
+    fn table(
+        &mut self,
+        from: &mut LockedTable<'_, P>,
+        into: &mut LockedTable<'_, P>,
+        part: VirtRange,
+    ) {
         let sharing = self.sharing;
         let tightened = from.copy_to(into, part, sharing, |leaf| self.share(leaf));
         if let Some(tightened) = tightened {
-            let start = self.protected.map_or(tightened.start(), |range| range.start());
+            let start = self
+                .protected
+                .map_or(tightened.start(), |range| range.start());
             self.protected = VirtRange::new(start, tightened.end());
         }
     }
@@ -160,7 +193,9 @@ impl<P: Platform> Copy<'_, P> {
         if leaf.flags.contains(LeafFlags::SPECIAL) {
             return;
         }
-        let Some(page) = self.mm.machine.phys().get(leaf.frame) else { return };
+        let Some(page) = self.mm.machine.phys().get(leaf.frame) else {
+            return;
+        };
         match RssKind::of(page.kind()) {
             Some(RssKind::Anon) => self.anon += 1,
             Some(RssKind::File) => self.file += 1,

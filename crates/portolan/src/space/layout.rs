@@ -63,9 +63,21 @@ impl Layout {
     /// The layout of a fresh space of this format: no randomisation, top-down, room for an 8 MiB stack.
     pub fn new<F: Format>() -> Self {
         let page = F::GRANULE.bytes();
-        let top = if F::USER_BITS >= 63 { 1 << 62 } else { 1u64 << F::USER_BITS };
-        let full = if F::VA_BITS == F::USER_BITS { top } else { top - page };
-        let window = full.min(if F::VA_BITS == F::USER_BITS { 1 << 48 } else { (1 << 47) - page });
+        let top = if F::USER_BITS >= 63 {
+            1 << 62
+        } else {
+            1u64 << F::USER_BITS
+        };
+        let full = if F::VA_BITS == F::USER_BITS {
+            top
+        } else {
+            top - page
+        };
+        let window = full.min(if F::VA_BITS == F::USER_BITS {
+            1 << 48
+        } else {
+            (1 << 47) - page
+        });
         let mut layout = Self {
             task_size: window,
             task_size_max: full,
@@ -99,13 +111,24 @@ impl Layout {
     ///
     /// `stack` is RLIMIT_STACK in bytes, `stack_random` the most the stack top may be shifted down, `guard` the stack guard gap, `random` the
     /// page-aligned shift of the bases (0 without randomisation).
-    pub fn place_bases(&mut self, granule: Granule, stack: u64, stack_random: u64, guard: u64, random: u64) {
+    pub fn place_bases(
+        &mut self,
+        granule: Granule,
+        stack: u64,
+        stack_random: u64,
+        guard: u64,
+        random: u64,
+    ) {
         let most = self.task_size / 6 * 5;
         let pad = stack_random.saturating_add(guard);
-        let gap = stack.saturating_add(pad).clamp(MIN_STACK_GAP.min(most), most);
+        let gap = stack
+            .saturating_add(pad)
+            .clamp(MIN_STACK_GAP.min(most), most);
         let random = random.min(self.task_size / 8);
         self.mmap_base = granule.round_down(self.task_size - gap - random);
-        self.mmap_legacy_base = granule.round_up(self.task_size / 3 + random).unwrap_or(self.task_size / 3);
+        self.mmap_legacy_base = granule
+            .round_up(self.task_size / 3 + random)
+            .unwrap_or(self.task_size / 3);
     }
 }
 
@@ -124,9 +147,17 @@ impl<P: Platform> Mm<P> {
     ///
     /// # Errors
     /// `ENOMEM`: no such gap, or longer than the space. `EINVAL`: fixed and unaligned. `EPERM`: below the minimum without the right.
-    pub(crate) fn place(&self, state: &MmState<P>, request: PlaceRequest) -> Result<VirtAddr, Errno> {
+    pub(crate) fn place(
+        &self,
+        state: &MmState<P>,
+        request: PlaceRequest,
+    ) -> Result<VirtAddr, Errno> {
         let layout = &state.layout;
-        let end = if request.addr >= layout.task_size { layout.task_size_max } else { layout.task_size };
+        let end = if request.addr >= layout.task_size {
+            layout.task_size_max
+        } else {
+            layout.task_size
+        };
         if request.len > end {
             return Err(Errno::ENOMEM);
         }
@@ -148,7 +179,10 @@ impl<P: Platform> Mm<P> {
 
     /// The lowest address that may be mapped, in bytes.
     pub(crate) fn min_addr(&self) -> u64 {
-        self.machine.settings().mmap_min_addr.load(Ordering::Relaxed)
+        self.machine
+            .settings()
+            .mmap_min_addr
+            .load(Ordering::Relaxed)
     }
 
     /// A gap for `request` below `end`: the hint if it is free, else by placement.
@@ -161,7 +195,11 @@ impl<P: Platform> Mm<P> {
         if let Some(hint) = self.usable_hint(state, request, end) {
             return Ok(hint);
         }
-        let above = if request.map.contains(Map::ABOVE4G) { 1 << 32 } else { 0 };
+        let above = if request.map.contains(Map::ABOVE4G) {
+            1 << 32
+        } else {
+            0
+        };
         let low = P::Format::GRANULE.bytes().max(self.min_addr()).max(above);
         // A hint beyond the default window opens all of a five-level space.
         let beyond = end - layout.task_size;
@@ -171,7 +209,12 @@ impl<P: Platform> Mm<P> {
                 return Ok(at);
             }
         }
-        lowest(&state.vmas, layout.mmap_legacy_base.max(above)..end, request).ok_or(Errno::ENOMEM)
+        lowest(
+            &state.vmas,
+            layout.mmap_legacy_base.max(above)..end,
+            request,
+        )
+        .ok_or(Errno::ENOMEM)
     }
 
     /// The hint, rounded to a page, if that place is free with the gaps around it.
@@ -191,13 +234,22 @@ impl<P: Platform> Mm<P> {
 
 /// Whether `range` is free and the guard gap of what lies above is kept.
 fn is_free<P: Platform>(vmas: &AreaIndex<P>, range: VirtRange) -> bool {
-    vmas.find(range.start().get()).is_none_or(|next| range.end().get() <= next.guarded_start())
+    vmas.find(range.start().get())
+        .is_none_or(|next| range.end().get() <= next.guarded_start())
 }
 
-fn lowest<P: Platform>(vmas: &AreaIndex<P>, window: core::ops::Range<u64>, request: &PlaceRequest) -> Option<u64> {
+fn lowest<P: Platform>(
+    vmas: &AreaIndex<P>,
+    window: core::ops::Range<u64>,
+    request: &PlaceRequest,
+) -> Option<u64> {
     vmas.lowest_gap(window, request.len, P::Format::GRANULE.bytes(), 0)
 }
 
-fn highest<P: Platform>(vmas: &AreaIndex<P>, window: core::ops::Range<u64>, request: &PlaceRequest) -> Option<u64> {
+fn highest<P: Platform>(
+    vmas: &AreaIndex<P>,
+    window: core::ops::Range<u64>,
+    request: &PlaceRequest,
+) -> Option<u64> {
     vmas.highest_gap(window, request.len, P::Format::GRANULE.bytes(), 0)
 }

@@ -5,7 +5,10 @@ use alloc::sync::Arc;
 use core::sync::atomic::Ordering;
 
 use super::edit::{Edit, joined, mergeable_after, mergeable_before, range as ordered};
-use super::flags::{LEGACY_MAP_MASK, MAP_DROPPABLE, MAP_SHARED_VALIDATE, MAP_TYPE, Map, Prot, vm_flags_of_map, vm_flags_of_prot};
+use super::flags::{
+    LEGACY_MAP_MASK, MAP_DROPPABLE, MAP_SHARED_VALIDATE, MAP_TYPE, Map, Prot, vm_flags_of_map,
+    vm_flags_of_prot,
+};
 use super::layout::PlaceRequest;
 use super::mm::{MmState, MmUser};
 use super::populate::Populate;
@@ -38,17 +41,35 @@ impl<P: Platform> MapRequest<P> {
     /// Private anonymous memory anywhere.
     pub fn anonymous(len: u64, prot: Prot) -> Self {
         let flags = (Map::PRIVATE | Map::ANONYMOUS).bits();
-        Self { addr: VirtAddr::new(0), len, prot: prot.bits(), flags, file: None, offset: 0 }
+        Self {
+            addr: VirtAddr::new(0),
+            len,
+            prot: prot.bits(),
+            flags,
+            file: None,
+            offset: 0,
+        }
     }
 
     /// A file from its start, shared or private as `map` says.
     pub fn file(file: Arc<File<P>>, len: u64, prot: Prot, map: Map) -> Self {
-        Self { addr: VirtAddr::new(0), len, prot: prot.bits(), flags: map.bits(), file: Some(file), offset: 0 }
+        Self {
+            addr: VirtAddr::new(0),
+            len,
+            prot: prot.bits(),
+            flags: map.bits(),
+            file: Some(file),
+            offset: 0,
+        }
     }
 
     /// The same at an address, in place of what is there.
     pub fn fixed(self, addr: VirtAddr) -> Self {
-        Self { addr, flags: self.flags | Map::FIXED.bits(), ..self }
+        Self {
+            addr,
+            flags: self.flags | Map::FIXED.bits(),
+            ..self
+        }
     }
 
     /// The same from `offset` bytes on in the file.
@@ -105,13 +126,24 @@ impl<P: Platform> MmUser<P> {
     }
 
     fn map_event(&self, request: &MapRequest<P>) -> MapEvent {
-        let range = VirtRange::with_len(VirtAddr::new(0), 0).unwrap_or_else(|| unreachable!("0..0 is a range"));
+        let range = VirtRange::with_len(VirtAddr::new(0), 0)
+            .unwrap_or_else(|| unreachable!("0..0 is a range"));
         let has_file = request.file.is_some();
-        MapEvent { asid: self.asid, prot: request.prot, flags: request.flags, has_file, range }
+        MapEvent {
+            asid: self.asid,
+            prot: request.prot,
+            flags: request.flags,
+            has_file,
+            range,
+        }
     }
 
     /// The checks of `do_mmap`, in its order, and placement.
-    fn check_map(&self, state: &mut MmState<P>, request: &MapRequest<P>) -> Result<Region<P>, Errno> {
+    fn check_map(
+        &self,
+        state: &mut MmState<P>,
+        request: &MapRequest<P>,
+    ) -> Result<Region<P>, Errno> {
         let granule = P::Format::GRANULE;
         let mut prot = Prot::from_bits_truncate(request.prot);
         let mut map = Map::from_bits_truncate(request.flags);
@@ -134,7 +166,13 @@ impl<P: Platform> MmUser<P> {
         if pgoff.checked_add(len >> granule.shift()).is_none() {
             return Err(Errno::EOVERFLOW);
         }
-        if state.vmas.len() as u64 > self.machine.settings().max_map_count.load(Ordering::Relaxed) {
+        if state.vmas.len() as u64
+            > self
+                .machine
+                .settings()
+                .max_map_count
+                .load(Ordering::Relaxed)
+        {
             return Err(Errno::ENOMEM);
         }
         if map.contains(Map::HUGETLB) && request.file.is_none() {
@@ -142,7 +180,13 @@ impl<P: Platform> MmUser<P> {
         }
         let start = self.place_map(state, request, PlaceRequest { addr, len, map })?;
         let range = VirtRange::with_len(start, len).ok_or(Errno::ENOMEM)?;
-        if map.contains(Map::FIXED_NOREPLACE) && state.vmas.overlapping(range.start().get()..range.end().get()).next().is_some() {
+        if map.contains(Map::FIXED_NOREPLACE)
+            && state
+                .vmas
+                .overlapping(range.start().get()..range.end().get())
+                .next()
+                .is_some()
+        {
             return Err(Errno::EEXIST);
         }
         let mut flags = vm_flags_of_prot(prot) | vm_flags_of_map(map) | state.def_flags;
@@ -151,12 +195,20 @@ impl<P: Platform> MmUser<P> {
             return Err(Errno::EPERM);
         }
         self.check_lock_limit(state, flags, len)?;
-        let mut region = Region { range, flags, pgoff, file: request.file.clone(), shared_anonymous: false };
+        let mut region = Region {
+            range,
+            flags,
+            pgoff,
+            file: request.file.clone(),
+            shared_anonymous: false,
+        };
         match &request.file {
             Some(file) => check_file(&mut region, file, request.flags, prot)?,
             None => check_anonymous(&mut region, request.flags, granule)?,
         }
-        if map.contains(Map::NORESERVE) && self.machine.settings().overcommit() != crate::machine::Overcommit::Never {
+        if map.contains(Map::NORESERVE)
+            && self.machine.settings().overcommit() != crate::machine::Overcommit::Never
+        {
             region.flags |= VmFlags::NORESERVE;
         }
         Ok(region)
@@ -166,14 +218,38 @@ impl<P: Platform> MmUser<P> {
     fn round_hint(&self, hint: u64) -> u64 {
         let granule = P::Format::GRANULE;
         let hint = granule.round_down(hint);
-        if hint != 0 && hint < self.min_addr() { granule.round_up(self.min_addr()).unwrap_or(hint) } else { hint }
+        if hint != 0 && hint < self.min_addr() {
+            granule.round_up(self.min_addr()).unwrap_or(hint)
+        } else {
+            hint
+        }
     }
 
     /// Where the mapping goes: the file's own choice first.
-    fn place_map(&self, state: &MmState<P>, request: &MapRequest<P>, place: PlaceRequest) -> Result<VirtAddr, Errno> {
-        let Some(file) = &request.file else { return self.place(state, place) };
-        match file.operations().get_unmapped_area(file, place.addr, place.len, request.offset, request.flags) {
-            Some(at) => self.place(state, PlaceRequest { addr: at?.get(), map: place.map | Map::FIXED, ..place }),
+    fn place_map(
+        &self,
+        state: &MmState<P>,
+        request: &MapRequest<P>,
+        place: PlaceRequest,
+    ) -> Result<VirtAddr, Errno> {
+        let Some(file) = &request.file else {
+            return self.place(state, place);
+        };
+        match file.operations().get_unmapped_area(
+            file,
+            place.addr,
+            place.len,
+            request.offset,
+            request.flags,
+        ) {
+            Some(at) => self.place(
+                state,
+                PlaceRequest {
+                    addr: at?.get(),
+                    map: place.map | Map::FIXED,
+                    ..place
+                },
+            ),
             None => self.place(state, place),
         }
     }
@@ -184,7 +260,11 @@ impl<P: Platform> MmUser<P> {
         let pages = region.range.pages(granule);
         let replaced = self.overlap_pages(state, region.range);
         self.check_expand(state, region.flags, pages, replaced)?;
-        let charged = if is_accountable(region.flags) { pages } else { 0 };
+        let charged = if is_accountable(region.flags) {
+            pages
+        } else {
+            0
+        };
         self.machine.charge_commit(charged)?;
         if charged != 0 {
             region.flags |= VmFlags::ACCOUNT;
@@ -197,15 +277,27 @@ impl<P: Platform> MmUser<P> {
     }
 
     fn insert_region(&self, state: &mut MmState<P>, region: Region<P>) -> Result<(), Errno> {
-        let Region { range, flags, pgoff, file, shared_anonymous } = region;
+        let Region {
+            range,
+            flags,
+            pgoff,
+            file,
+            shared_anonymous,
+        } = region;
         let file = match shared_anonymous {
-            true if flags.contains(VmFlags::NORESERVE) => {
-                Some(Cache::shared_zero_file_with(&self.machine, range.bytes(), Commit::Unreserved)?)
-            }
+            true if flags.contains(VmFlags::NORESERVE) => Some(Cache::shared_zero_file_with(
+                &self.machine,
+                range.bytes(),
+                Commit::Unreserved,
+            )?),
             true => Some(Cache::shared_zero_file(&self.machine, range.bytes())?),
             false => file,
         };
-        let guard = if flags.contains(VmFlags::GROWSDOWN) { self.guard_gap() } else { 0 };
+        let guard = if flags.contains(VmFlags::GROWSDOWN) {
+            self.guard_gap()
+        } else {
+            0
+        };
         let fields = VmaFields {
             range,
             flags: flags | VmFlags::SOFTDIRTY,
@@ -232,7 +324,11 @@ impl<P: Platform> MmUser<P> {
     ///
     /// # Errors
     /// `ENOMEM`: no heap; nothing has changed.
-    pub(crate) fn insert_area(&self, state: &mut MmState<P>, fields: VmaFields<P>) -> Result<(), Errno> {
+    pub(crate) fn insert_area(
+        &self,
+        state: &mut MmState<P>,
+        fields: VmaFields<P>,
+    ) -> Result<(), Errno> {
         let nowhere = ordered(VirtAddr::new(0), VirtAddr::new(0));
         self.insert_area_apart(state, fields, nowhere)
     }
@@ -251,11 +347,14 @@ impl<P: Platform> MmUser<P> {
             flags = merged.flags;
         }
         let mut hull = merged.range;
-        if let Some(prev) = mergeable_before(state, &merged).filter(|prev| !apart.covers(prev.range)) {
+        if let Some(prev) =
+            mergeable_before(state, &merged).filter(|prev| !apart.covers(prev.range))
+        {
             merged = joined(&prev, &merged);
             hull = merged.range;
         }
-        if let Some(next) = mergeable_after(state, &merged).filter(|next| !apart.covers(next.range)) {
+        if let Some(next) = mergeable_after(state, &merged).filter(|next| !apart.covers(next.range))
+        {
             merged = joined(&merged, &next);
             hull = merged.range;
         }
@@ -269,27 +368,48 @@ impl<P: Platform> MmUser<P> {
     }
 
     /// `may_expand_vm` for a mapping that takes the place of `replaced` pages.
-    fn check_expand(&self, state: &MmState<P>, flags: VmFlags, pages: u64, replaced: u64) -> Result<(), Errno> {
+    fn check_expand(
+        &self,
+        state: &MmState<P>,
+        flags: VmFlags,
+        pages: u64,
+        replaced: u64,
+    ) -> Result<(), Errno> {
         let page = P::Format::GRANULE.bytes();
         match state.counts.may_expand(&self.limits, flags, pages, page) {
             Ok(()) => Ok(()),
             Err(error) if replaced == 0 => Err(error),
-            Err(_) => state.counts.may_expand(&self.limits, flags, pages.saturating_sub(replaced), page),
+            Err(_) => {
+                state
+                    .counts
+                    .may_expand(&self.limits, flags, pages.saturating_sub(replaced), page)
+            }
         }
     }
 
     /// How many pages of `range` are mapped. `count_vma_pages_range`.
     fn overlap_pages(&self, state: &MmState<P>, range: VirtRange) -> u64 {
-        let parts = state.vmas.iter_from(range.start().get()).take_while(|vma| vma.range().start() < range.end());
-        parts.filter_map(|vma| vma.range().intersection(range)).map(|part| part.pages(P::Format::GRANULE)).sum()
+        let parts = state
+            .vmas
+            .iter_from(range.start().get())
+            .take_while(|vma| vma.range().start() < range.end());
+        parts
+            .filter_map(|vma| vma.range().intersection(range))
+            .map(|part| part.pages(P::Format::GRANULE))
+            .sum()
     }
 
     /// The guard gap below a stack, in bytes.
     pub(crate) fn guard_gap(&self) -> u64 {
-        P::Format::GRANULE.round_down(self.machine.settings().stack_guard_gap.load(Ordering::Relaxed))
+        P::Format::GRANULE.round_down(
+            self.machine
+                .settings()
+                .stack_guard_gap
+                .load(Ordering::Relaxed),
+        )
     }
 
-    /// Maps pages that the embedder made under a name of their own ("[vdso]"). `_install_special_mapping`.
+    /// Maps pages that the embedder made under a name of their own (`[vdso]`). `_install_special_mapping`.
     ///
     /// The pages are those of `file`, shown under `name`; writes are private copies. Not merged, not grown.
     ///
@@ -304,9 +424,19 @@ impl<P: Platform> MmUser<P> {
         name: &'static str,
     ) -> Result<VirtAddr, Errno> {
         let granule = P::Format::GRANULE;
-        let len = granule.round_up(len).filter(|&len| len != 0).ok_or(Errno::EINVAL)?;
+        let len = granule
+            .round_up(len)
+            .filter(|&len| len != 0)
+            .ok_or(Errno::EINVAL)?;
         let mut state = self.state.write();
-        let start = self.place(&state, PlaceRequest { addr: at.get(), len, map: Map::PRIVATE })?;
+        let start = self.place(
+            &state,
+            PlaceRequest {
+                addr: at.get(),
+                len,
+                map: Map::PRIVATE,
+            },
+        )?;
         let range = VirtRange::with_len(start, len).ok_or(Errno::ENOMEM)?;
         let flags = vm_flags_of_prot(prot)
             | VmFlags::MAYREAD
@@ -314,7 +444,9 @@ impl<P: Platform> MmUser<P> {
             | VmFlags::MAYEXEC
             | VmFlags::DONTEXPAND
             | VmFlags::SOFTDIRTY;
-        state.counts.may_expand(&self.limits, flags, range.pages(granule), granule.bytes())?;
+        state
+            .counts
+            .may_expand(&self.limits, flags, range.pages(granule), granule.bytes())?;
         let fields = VmaFields {
             range,
             flags,
@@ -339,12 +471,24 @@ pub(crate) fn is_accountable(flags: VmFlags) -> bool {
 }
 
 /// The file's side of `do_mmap`.
-fn check_file<P: Platform>(region: &mut Region<P>, file: &Arc<File<P>>, flags: u32, prot: Prot) -> Result<(), Errno> {
-    let most = MAX_BYTES.checked_sub(region.range.bytes()).ok_or(Errno::EOVERFLOW)?;
+fn check_file<P: Platform>(
+    region: &mut Region<P>,
+    file: &Arc<File<P>>,
+    flags: u32,
+    prot: Prot,
+) -> Result<(), Errno> {
+    let most = MAX_BYTES
+        .checked_sub(region.range.bytes())
+        .ok_or(Errno::EOVERFLOW)?;
     if file.cache().is_some() && region.pgoff > most >> P::Format::GRANULE.shift() {
         return Err(Errno::EOVERFLOW);
     }
-    if !file.operations().can_mmap(file) && !matches!(flags & MAP_TYPE, MAP_SHARED | MAP_PRIVATE | MAP_SHARED_VALIDATE) {
+    if !file.operations().can_mmap(file)
+        && !matches!(
+            flags & MAP_TYPE,
+            MAP_SHARED | MAP_PRIVATE | MAP_SHARED_VALIDATE
+        )
+    {
         return Err(Errno::EINVAL);
     }
     match flags & MAP_TYPE {
@@ -386,7 +530,11 @@ fn check_file<P: Platform>(region: &mut Region<P>, file: &Arc<File<P>>, flags: u
 }
 
 /// The anonymous side of `do_mmap`.
-fn check_anonymous<P: Platform>(region: &mut Region<P>, flags: u32, granule: crate::addr::Granule) -> Result<(), Errno> {
+fn check_anonymous<P: Platform>(
+    region: &mut Region<P>,
+    flags: u32,
+    granule: crate::addr::Granule,
+) -> Result<(), Errno> {
     match flags & MAP_TYPE {
         MAP_SHARED => {
             if region.flags.contains(VmFlags::GROWSDOWN) {
@@ -397,10 +545,14 @@ fn check_anonymous<P: Platform>(region: &mut Region<P>, flags: u32, granule: cra
             region.shared_anonymous = true;
         }
         MAP_DROPPABLE => {
-            if region.flags.intersects(VmFlags::LOCKED | VmFlags::GROWSDOWN) {
+            if region
+                .flags
+                .intersects(VmFlags::LOCKED | VmFlags::GROWSDOWN)
+            {
                 return Err(Errno::EINVAL);
             }
-            region.flags |= VmFlags::DROPPABLE | VmFlags::NORESERVE | VmFlags::WIPEONFORK | VmFlags::DONTDUMP;
+            region.flags |=
+                VmFlags::DROPPABLE | VmFlags::NORESERVE | VmFlags::WIPEONFORK | VmFlags::DONTDUMP;
             region.pgoff = region.range.start().get() >> granule.shift();
         }
         MAP_PRIVATE => region.pgoff = region.range.start().get() >> granule.shift(),
@@ -410,7 +562,10 @@ fn check_anonymous<P: Platform>(region: &mut Region<P>, flags: u32, granule: cra
 }
 
 /// Lets the file's own mmap operation complete the area. `call_mmap`.
-fn call_mmap<P: Platform>(file: &Arc<File<P>>, fields: VmaFields<P>) -> Result<VmaFields<P>, Errno> {
+fn call_mmap<P: Platform>(
+    file: &Arc<File<P>>,
+    fields: VmaFields<P>,
+) -> Result<VmaFields<P>, Errno> {
     let mut draft = VmaDraft::new(fields.range, fields.flags, fields.pgoff);
     file.operations().mmap(file, &mut draft)?;
     let file = draft.take_file().unwrap_or_else(|| file.clone());
@@ -419,7 +574,11 @@ fn call_mmap<P: Platform>(file: &Arc<File<P>>, fields: VmaFields<P>) -> Result<V
         pgoff: draft.pgoff(),
         cache_mode: draft.cache_mode(),
         file: Some(file),
-        content: if draft.is_anonymous() { Content::Anonymous } else { Content::Mapped },
+        content: if draft.is_anonymous() {
+            Content::Anonymous
+        } else {
+            Content::Mapped
+        },
         ops: draft.take_operations(),
         ..fields
     })

@@ -31,7 +31,10 @@ pub struct MmConfig {
 impl MmConfig {
     /// The defaults for a format: its whole user half, Linux's default limits, no rights.
     pub fn new<F: Format>() -> Self {
-        Self { layout: Layout::new::<F>(), limits: Limits::default() }
+        Self {
+            layout: Layout::new::<F>(),
+            limits: Limits::default(),
+        }
     }
 }
 
@@ -65,7 +68,10 @@ pub struct Mm<P: Platform> {
 
 impl<P: Platform> fmt::Debug for Mm<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Mm").field("asid", &self.asid).field("rss", &self.rss()).finish_non_exhaustive()
+        f.debug_struct("Mm")
+            .field("asid", &self.asid)
+            .field("rss", &self.rss())
+            .finish_non_exhaustive()
     }
 }
 
@@ -78,7 +84,12 @@ impl<P: Platform> Mm<P> {
     pub fn new(machine: &Machine<P>, config: MmConfig) -> Result<MmUser<P>, Errno> {
         let fail = machine.fail_point();
         let (vmas, reader) = Index::new(fail, machine.epoch())?;
-        let state = MmState { vmas, layout: config.layout, counts: Counts::default(), def_flags: VmFlags::empty() };
+        let state = MmState {
+            vmas,
+            layout: config.layout,
+            counts: Counts::default(),
+            def_flags: VmFlags::empty(),
+        };
         let mm = Mm {
             machine: machine.clone(),
             asid: machine.new_asid(),
@@ -128,7 +139,8 @@ impl<P: Platform> Mm<P> {
 
     /// The READ_IMPLIES_EXEC personality: from now on readable mappings are executable unless their mount forbids it.
     pub fn set_read_implies_exec(&self, on: ReadImpliesExec) {
-        self.read_implies_exec.store(on == ReadImpliesExec::On, Ordering::Relaxed);
+        self.read_implies_exec
+            .store(on == ReadImpliesExec::On, Ordering::Relaxed);
     }
 
     /// Page counts.
@@ -174,7 +186,12 @@ impl<P: Platform> Mm<P> {
 
     /// A batch for what this space unmaps.
     pub(crate) fn flush_batch(&self) -> FlushBatch<'_, P> {
-        FlushBatch::new(self.machine.phys(), self.machine.epoch(), self.asid, &self.cpus)
+        FlushBatch::new(
+            self.machine.phys(),
+            self.machine.epoch(),
+            self.asid,
+            &self.cpus,
+        )
     }
 
     /// The CPU this runs on.
@@ -189,7 +206,8 @@ impl<P: Platform> Mm<P> {
 
     /// Records the resident set if it is the largest yet. `update_hiwater_rss`.
     pub(crate) fn note_peak_rss(&self) {
-        self.peak_rss.fetch_max(self.rss().total(), Ordering::Relaxed);
+        self.peak_rss
+            .fetch_max(self.rss().total(), Ordering::Relaxed);
     }
 }
 
@@ -202,7 +220,7 @@ pub enum ReadImpliesExec {
     On,
 }
 
-/// A user of a space [mm_users]: keeps its mappings. Clone is `mmget`, drop is `mmput`.
+/// A user of a space (`mm_users`): keeps its mappings. Clone is `mmget`, drop is `mmput`.
 pub struct MmUser<P: Platform>(Arc<Mm<P>>);
 
 impl<P: Platform> MmUser<P> {
@@ -245,14 +263,17 @@ impl<P: Platform> fmt::Debug for MmUser<P> {
     }
 }
 
-/// A reference to a space's structure [mm_count]: its mappings may be gone. Clone is `mmgrab`, drop is `mmdrop`.
+/// A reference to a space's structure (`mm_count`): its mappings may be gone. Clone is `mmgrab`, drop is `mmdrop`.
 pub struct MmRef<P: Platform>(Arc<Mm<P>>);
 
 impl<P: Platform> MmRef<P> {
     /// Becomes a user, unless the last one is gone. `mmget_not_zero`.
     pub fn upgrade(&self) -> Option<MmUser<P>> {
         let more = |users| if users == 0 { None } else { Some(users + 1) };
-        self.0.users.fetch_update(Ordering::AcqRel, Ordering::Relaxed, more).ok()?;
+        self.0
+            .users
+            .fetch_update(Ordering::AcqRel, Ordering::Relaxed, more)
+            .ok()?;
         Some(MmUser(self.0.clone()))
     }
 

@@ -5,7 +5,7 @@
 //!
 //! # How an operation runs
 //! *Writers* (`mmap`, `munmap`, ...) hold the mmap lock for writing. They allocate all they need, then publish: VMAs are immutable once
-//! published, so a change puts new ones in the place of old ones in one step ([`edit`]), marks the old ones detached, and only then
+//! published, so a change puts new ones in the place of old ones in one step (`edit`), marks the old ones detached, and only then
 //! changes page-table entries. *Faults* look a VMA up without a lock under an epoch pin, prepare, take the lock of one page-table page,
 //! check that the VMA is still attached and that no fork or move has closed the gate, and install. So a fault either sees the detach or is swept by
 //! the change. Whatever a fault cannot finish that way (no VMA, wrong permission, I/O, a stack to grow, a closed gate) it repeats under the mmap lock.

@@ -39,17 +39,26 @@ impl<P: Platform> MmUser<P> {
             if area.start() > at && how != Populate::Silently {
                 return Err(Errno::ENOMEM);
             }
-            let Some(part) = area.intersection(range) else { return Ok(()) };
+            let Some(part) = area.intersection(range) else {
+                return Ok(());
+            };
             at = part.start().max(at);
             let access = match how {
                 Populate::Strictly(access) => access,
                 Populate::Silently => silent_access(flags),
             };
-            let reachable = flags.intersects(VmFlags::ACCESS) && !flags.intersects(VmFlags::IO | VmFlags::PFNMAP);
+            let reachable = flags.intersects(VmFlags::ACCESS)
+                && !flags.intersects(VmFlags::IO | VmFlags::PFNMAP);
             if !reachable {
                 match how {
                     Populate::Silently => at = part.end(),
-                    Populate::Strictly(_) => return Err(if flags.intersects(VmFlags::ACCESS) { Errno::EINVAL } else { Errno::EFAULT }),
+                    Populate::Strictly(_) => {
+                        return Err(if flags.intersects(VmFlags::ACCESS) {
+                            Errno::EINVAL
+                        } else {
+                            Errno::EFAULT
+                        });
+                    }
                 }
                 continue;
             }
@@ -75,9 +84,13 @@ impl<P: Platform> MmUser<P> {
 
     fn is_populated(&self, at: VirtAddr, access: Access) -> bool {
         let _guard = self.machine.pin();
-        let Some(table) = self.table.leaf(self.machine.phys(), at) else { return false };
+        let Some(table) = self.table.leaf(self.machine.phys(), at) else {
+            return false;
+        };
         match table.peek(P::Format::index(0, at.get())) {
-            Entry::Present(leaf) => access != Access::Write || leaf.flags.contains(LeafFlags::WRITE),
+            Entry::Present(leaf) => {
+                access != Access::Write || leaf.flags.contains(LeafFlags::WRITE)
+            }
             _ => false,
         }
     }

@@ -42,7 +42,12 @@ impl<P: Platform> MmUser<P> {
     }
 
     /// The range that PROT_GROWSDOWN stretches to the start of its stack.
-    fn grown_range(&self, state: &MmState<P>, range: VirtRange, grows: u32) -> Result<VirtRange, Errno> {
+    fn grown_range(
+        &self,
+        state: &MmState<P>,
+        range: VirtRange,
+        grows: u32,
+    ) -> Result<VirtRange, Errno> {
         let first = state.vmas.find(range.start().get()).ok_or(Errno::ENOMEM)?;
         if grows == Prot::GROWSDOWN.bits() {
             if first.range().start() >= range.end() {
@@ -62,12 +67,22 @@ impl<P: Platform> MmUser<P> {
         Ok(range)
     }
 
-    fn protect_range(&self, state: &mut MmState<P>, range: VirtRange, prot: Prot) -> Result<(), Errno> {
+    fn protect_range(
+        &self,
+        state: &mut MmState<P>,
+        range: VirtRange,
+        prot: Prot,
+    ) -> Result<(), Errno> {
         let sealed = |vma: &Vma<P>| vma.flags().contains(VmFlags::SEALED);
-        if state.vmas.iter_range(range.start().get(), range.end().get()).any(sealed) {
+        if state
+            .vmas
+            .iter_range(range.start().get(), range.end().get())
+            .any(sealed)
+        {
             return Err(Errno::EPERM);
         }
-        let implies_exec = prot.contains(Prot::READ) && self.read_implies_exec.load(Ordering::Relaxed);
+        let implies_exec =
+            prot.contains(Prot::READ) && self.read_implies_exec.load(Ordering::Relaxed);
         let mut at = range.start();
         let mut batch = self.flush_batch();
         while at < range.end() {
@@ -103,16 +118,25 @@ impl<P: Platform> MmUser<P> {
             return Ok(());
         }
         let (part, old_flags, pages) = (old.range, old.flags, old.pages());
-        let becomes_data = flags.contains(VmFlags::WRITE) && !old_flags.intersects(VmFlags::WRITE | VmFlags::SHARED);
+        let becomes_data = flags.contains(VmFlags::WRITE)
+            && !old_flags.intersects(VmFlags::WRITE | VmFlags::SHARED);
         if becomes_data && !flags.contains(VmFlags::GROWSDOWN) {
             let page = P::Format::GRANULE.bytes();
             let mut without = state.counts;
             without.sub(old_flags, pages);
             without.may_expand(&self.limits, flags, pages, page)?;
         }
-        let charged = if is_accountable(flags) && !old.is_accounted() { pages } else { 0 };
+        let charged = if is_accountable(flags) && !old.is_accounted() {
+            pages
+        } else {
+            0
+        };
         self.machine.charge_commit(charged)?;
-        let flags = if charged != 0 { flags | VmFlags::ACCOUNT } else { flags };
+        let flags = if charged != 0 {
+            flags | VmFlags::ACCOUNT
+        } else {
+            flags
+        };
         if let Err(error) = self.modify(state, VmaFields { flags, ..old }) {
             self.machine.uncharge_commit(charged);
             return Err(error);
@@ -131,8 +155,12 @@ impl<P: Platform> Mm<P> {
     fn protect_entries(&self, batch: &mut FlushBatch<'_, P>, vma: &Vma<P>, part: VirtRange) {
         let allowed = vma.protection();
         batch.change_range(&self.table, part, |_, leaf| {
-            let mut flags = leaf.flags & !(LeafFlags::READ | LeafFlags::EXEC) | allowed & (LeafFlags::READ | LeafFlags::EXEC);
-            flags.set(LeafFlags::WRITE, allowed.contains(LeafFlags::WRITE) && self.keeps_write(vma, &leaf));
+            let mut flags = leaf.flags & !(LeafFlags::READ | LeafFlags::EXEC)
+                | allowed & (LeafFlags::READ | LeafFlags::EXEC);
+            flags.set(
+                LeafFlags::WRITE,
+                allowed.contains(LeafFlags::WRITE) && self.keeps_write(vma, &leaf),
+            );
             Some(Entry::Present(Leaf { flags, ..leaf }))
         });
     }
@@ -142,7 +170,11 @@ impl<P: Platform> Mm<P> {
         if leaf.flags.contains(LeafFlags::WRITE) {
             return true;
         }
-        if !leaf.flags.contains(LeafFlags::DIRTY) || leaf.flags.intersects(LeafFlags::SPECIAL | LeafFlags::UFFD_WP) {
+        if !leaf.flags.contains(LeafFlags::DIRTY)
+            || leaf
+                .flags
+                .intersects(LeafFlags::SPECIAL | LeafFlags::UFFD_WP)
+        {
             return false;
         }
         let page = self.machine.phys().page(leaf.frame);

@@ -59,7 +59,16 @@ impl<P: Platform> MmUser<P> {
         new: VirtAddr,
     ) -> Result<VirtAddr, Errno> {
         let mut state = self.state.write();
-        let request = check_arguments::<P>(&state, Request { old, old_len, new_len, flags, new })?;
+        let request = check_arguments::<P>(
+            &state,
+            Request {
+                old,
+                old_len,
+                new_len,
+                flags,
+                new,
+            },
+        )?;
         let mut populate = None;
         let result = self.remap(&mut state, request, &mut populate);
         drop(state);
@@ -86,7 +95,9 @@ impl<P: Platform> MmUser<P> {
         }
         if request.old_len >= request.new_len && request.old_len != 0 {
             let end = request.old.checked_add(request.old_len);
-            let end = end.filter(|end| end.get() <= state.layout.task_size_max).ok_or(Errno::EINVAL)?;
+            let end = end
+                .filter(|end| end.get() <= state.layout.task_size_max)
+                .ok_or(Errno::EINVAL)?;
             self.unmap_range(state, ordered(plus(request.old, request.new_len)?, end))?;
             return Ok(request.old);
         }
@@ -114,9 +125,17 @@ impl<P: Platform> MmUser<P> {
         let mut first = None;
         let (mut at, mut target) = (range.start(), request.new);
         while at < range.end() {
-            let Some(vma) = state.vmas.find(at.get()).filter(|vma| vma.range().start() < range.end()) else { break };
+            let Some(vma) = state
+                .vmas
+                .find(at.get())
+                .filter(|vma| vma.range().start() < range.end())
+            else {
+                break;
+            };
             let whole = vma.range();
-            let part = whole.intersection(ordered(at, range.end())).ok_or(Errno::EFAULT)?;
+            let part = whole
+                .intersection(ordered(at, range.end()))
+                .ok_or(Errno::EFAULT)?;
             if first.is_none() && part.start() > range.start() {
                 return Err(Errno::EFAULT);
             }
@@ -126,7 +145,13 @@ impl<P: Platform> MmUser<P> {
             let gap = part.start().get() - at.get().min(part.start().get());
             let new = target.checked_add(gap).ok_or(Errno::EINVAL)?;
             let len = part.bytes();
-            let one = Request { old: part.start(), old_len: len, new_len: len, new, ..request };
+            let one = Request {
+                old: part.start(),
+                old_len: len,
+                new_len: len,
+                new,
+                ..request
+            };
             check_area(vma, &one)?;
             let moved = self.remap_to(state, one, populate)?;
             first = first.or(Some(moved));
@@ -148,39 +173,84 @@ impl<P: Platform> MmUser<P> {
             self.unmap_range(state, target)?;
         }
         if request.old_len > request.new_len {
-            let tail = ordered(plus(request.old, request.new_len)?, plus(request.old, request.old_len)?);
+            let tail = ordered(
+                plus(request.old, request.new_len)?,
+                plus(request.old, request.old_len)?,
+            );
             self.unmap_range(state, tail)?;
             request.old_len = request.new_len;
         }
         // What was unmapped may have been another part of the same area.
-        let fields = state.vmas.get(request.old.get()).ok_or(Errno::EFAULT)?.fields();
+        let fields = state
+            .vmas
+            .get(request.old.get())
+            .ok_or(Errno::EFAULT)?
+            .fields();
         self.check_growth(state, &fields, &request)?;
         if request.has(MREMAP_DONTUNMAP) {
             let pages = request.old_len >> P::Format::GRANULE.shift();
-            state.counts.may_expand(&self.limits, fields.flags, pages, P::Format::GRANULE.bytes())?;
+            state.counts.may_expand(
+                &self.limits,
+                fields.flags,
+                pages,
+                P::Format::GRANULE.bytes(),
+            )?;
         }
         self.move_area(state, fields, request, populate)
     }
 
     /// Whether the mapping may become longer at all.
-    fn check_growth(&self, state: &MmState<P>, fields: &VmaFields<P>, request: &Request) -> Result<(), Errno> {
+    fn check_growth(
+        &self,
+        state: &MmState<P>,
+        fields: &VmaFields<P>,
+        request: &Request,
+    ) -> Result<(), Errno> {
         let granule = P::Format::GRANULE;
-        let Some(more) = request.new_len.checked_sub(request.old_len).filter(|&more| more != 0) else { return Ok(()) };
+        let Some(more) = request
+            .new_len
+            .checked_sub(request.old_len)
+            .filter(|&more| more != 0)
+        else {
+            return Ok(());
+        };
         let skipped = (request.old.get() - fields.range.start().get()) >> granule.shift();
         let pgoff = fields.pgoff.wrapping_add(skipped);
-        if pgoff.checked_add(request.new_len >> granule.shift()).is_none() {
+        if pgoff
+            .checked_add(request.new_len >> granule.shift())
+            .is_none()
+        {
             return Err(Errno::EINVAL);
         }
-        if fields.flags.intersects(VmFlags::DONTEXPAND | VmFlags::PFNMAP) {
+        if fields
+            .flags
+            .intersects(VmFlags::DONTEXPAND | VmFlags::PFNMAP)
+        {
             return Err(Errno::EFAULT);
         }
         self.check_lock_limit(state, fields.flags, more)?;
-        state.counts.may_expand(&self.limits, fields.flags, more >> granule.shift(), granule.bytes())
+        state.counts.may_expand(
+            &self.limits,
+            fields.flags,
+            more >> granule.shift(),
+            granule.bytes(),
+        )
     }
 
     /// Whether what follows the area is free and within bounds. `vma_expandable`.
-    fn may_grow_in_place(&self, state: &MmState<P>, fields: &VmaFields<P>, request: &Request) -> bool {
-        let Some(end) = fields.range.end().checked_add(request.new_len - request.old_len) else { return false };
+    fn may_grow_in_place(
+        &self,
+        state: &MmState<P>,
+        fields: &VmaFields<P>,
+        request: &Request,
+    ) -> bool {
+        let Some(end) = fields
+            .range
+            .end()
+            .checked_add(request.new_len - request.old_len)
+        else {
+            return false;
+        };
         let next = state.vmas.find(fields.range.end().get());
         end.get() <= state.layout.task_size && next.is_none_or(|next| next.range().start() >= end)
     }
@@ -195,12 +265,21 @@ impl<P: Platform> MmUser<P> {
         let granule = P::Format::GRANULE;
         let more = request.new_len - request.old_len;
         let grown = VirtRange::with_len(fields.range.end(), more).ok_or(Errno::ENOMEM)?;
-        let charged = if fields.is_accounted() { more >> granule.shift() } else { 0 };
+        let charged = if fields.is_accounted() {
+            more >> granule.shift()
+        } else {
+            0
+        };
         self.machine.charge_commit(charged)?;
         let locked = fields.flags.contains(VmFlags::LOCKED);
         let pgoff = fields.pgoff_end();
-        let extension = VmaFields { range: grown, pgoff, ..fields };
-        self.insert_area(state, extension).inspect_err(|_| self.machine.uncharge_commit(charged))?;
+        let extension = VmaFields {
+            range: grown,
+            pgoff,
+            ..fields
+        };
+        self.insert_area(state, extension)
+            .inspect_err(|_| self.machine.uncharge_commit(charged))?;
         if locked {
             *populate = Some(grown);
         }
@@ -218,11 +297,30 @@ impl<P: Platform> MmUser<P> {
         let granule = P::Format::GRANULE;
         let from = VirtRange::with_len(request.old, request.old_len).ok_or(Errno::EFAULT)?;
         self.check_move(state, &fields, from)?;
-        let map = if request.has(MREMAP_FIXED) { Map::FIXED } else { Map::empty() };
-        let addr = if request.must_move() { request.new.get() } else { 0 };
-        let new = self.place(state, PlaceRequest { addr, len: request.new_len, map })?;
+        let map = if request.has(MREMAP_FIXED) {
+            Map::FIXED
+        } else {
+            Map::empty()
+        };
+        let addr = if request.must_move() {
+            request.new.get()
+        } else {
+            0
+        };
+        let new = self.place(
+            state,
+            PlaceRequest {
+                addr,
+                len: request.new_len,
+                map,
+            },
+        )?;
         let to = VirtRange::with_len(new, request.new_len).ok_or(Errno::ENOMEM)?;
-        let charged = if fields.is_accounted() { to.pages(granule) } else { 0 };
+        let charged = if fields.is_accounted() {
+            to.pages(granule)
+        } else {
+            0
+        };
         self.machine.charge_commit(charged)?;
         let moved = self.moved_fields(&fields, from, to);
         let locked = moved.flags.contains(VmFlags::LOCKED);
@@ -259,7 +357,9 @@ impl<P: Platform> MmUser<P> {
         // Alone, the part that moves can be unmapped at the end without a split, which could fail.
         self.split_off(state, fields, from)?;
         let target = ordered(to.start(), plus(to.start(), from.bytes())?);
-        let reserved = self.flush_batch().reserve_move(&self.table, from, target.start());
+        let reserved = self
+            .flush_batch()
+            .reserve_move(&self.table, from, target.start());
         let inserted = match reserved {
             Ok(()) => self.insert_area_apart(state, moved, fields.range),
             Err(error) => Err(error.into()),
@@ -290,21 +390,31 @@ impl<P: Platform> MmUser<P> {
     /// Merges the area at `at` with neighbours that say the same: those that were parts of the source were left alone so far. Without memory
     /// for it they stay two.
     fn merge_with_neighbours(&self, state: &mut MmState<P>, at: VirtAddr) {
-        let Some(area) = state.vmas.get(at.get()).map(|vma| vma.fields()) else { return };
+        let Some(area) = state.vmas.get(at.get()).map(|vma| vma.fields()) else {
+            return;
+        };
         if mergeable_before(state, &area).is_some() || mergeable_after(state, &area).is_some() {
             let _ = self.modify(state, area);
         }
     }
 
     /// Makes `part` of an area one of its own, with the rests beside it.
-    fn split_off(&self, state: &mut MmState<P>, fields: &VmaFields<P>, part: VirtRange) -> Result<(), Errno> {
+    fn split_off(
+        &self,
+        state: &mut MmState<P>,
+        fields: &VmaFields<P>,
+        part: VirtRange,
+    ) -> Result<(), Errno> {
         if part == fields.range || part.is_empty() {
             return Ok(());
         }
         let mut edit = Edit::new(self);
         let left = ordered(fields.range.start(), part.start());
         let right = ordered(part.end(), fields.range.end());
-        for piece in [left, part, right].into_iter().filter(|piece| !piece.is_empty()) {
+        for piece in [left, part, right]
+            .into_iter()
+            .filter(|piece| !piece.is_empty())
+        {
             edit.add(fields.cut(piece))?;
         }
         let old = edit.commit(state, fields.range);
@@ -321,16 +431,31 @@ impl<P: Platform> MmUser<P> {
             true => to.start().get() >> granule.shift(),
             false => fields.pgoff.wrapping_add(skipped),
         };
-        VmaFields { range: to, pgoff, ..fields.clone() }
+        VmaFields {
+            range: to,
+            pgoff,
+            ..fields.clone()
+        }
     }
 
     /// Room in the map count, and a driver that lets the area be split.
-    fn check_move(&self, state: &MmState<P>, fields: &VmaFields<P>, from: VirtRange) -> Result<(), Errno> {
-        let most = self.machine.settings().max_map_count.load(Ordering::Relaxed);
+    fn check_move(
+        &self,
+        state: &MmState<P>,
+        fields: &VmaFields<P>,
+        from: VirtRange,
+    ) -> Result<(), Errno> {
+        let most = self
+            .machine
+            .settings()
+            .max_map_count
+            .load(Ordering::Relaxed);
         if state.vmas.len() as u64 >= most.saturating_sub(3) {
             return Err(Errno::ENOMEM);
         }
-        let Some(ops) = &fields.ops else { return Ok(()) };
+        let Some(ops) = &fields.ops else {
+            return Ok(());
+        };
         if from.start() != fields.range.start() {
             ops.may_split(fields.range, from.start())?;
         }
@@ -370,7 +495,11 @@ impl<P: Platform> MmUser<P> {
 /// What the source says after MREMAP_DONTUNMAP: a whole area that was emptied has no anonymous pages to look for any more.
 fn left_behind<P: Platform>(fields: &VmaFields<P>, from: VirtRange) -> VmaFields<P> {
     match from == fields.range {
-        true => VmaFields { anon: 0, anon_forked: false, ..fields.clone() },
+        true => VmaFields {
+            anon: 0,
+            anon_forked: false,
+            ..fields.clone()
+        },
         false => fields.clone(),
     }
 }
@@ -398,7 +527,11 @@ fn check_arguments<P: Platform>(state: &MmState<P>, request: Request) -> Result<
     if new_len == 0 || new_len > state.layout.task_size_max {
         return Err(Errno::EINVAL);
     }
-    let request = Request { old_len, new_len, ..request };
+    let request = Request {
+        old_len,
+        new_len,
+        ..request
+    };
     if !request.must_move() {
         return Ok(request);
     }
@@ -433,5 +566,9 @@ fn check_area<P: Platform>(vma: &Vma<P>, request: &Request) -> Result<(), Errno>
     }
     let rest = vma.range().end().get() - request.old.get();
     // What a move cuts off first may reach beyond the area.
-    if request.old_len.min(request.new_len) > rest { Err(Errno::EFAULT) } else { Ok(()) }
+    if request.old_len.min(request.new_len) > rest {
+        Err(Errno::EFAULT)
+    } else {
+        Ok(())
+    }
 }

@@ -12,7 +12,11 @@ impl<P: Platform> Mapper for Mm<P> {
     /// `unmap_mapping_range_vma`.
     fn zap(&self, at: VirtRange, reason: ZapReason) {
         let mut batch = self.flush_batch();
-        let kept = if reason.takes_private_copies() { None } else { Some(FrameKind::Anon) };
+        let kept = if reason.takes_private_copies() {
+            None
+        } else {
+            Some(FrameKind::Anon)
+        };
         self.zap_range_but(&mut batch, at, kept);
         batch.finish();
     }

@@ -12,7 +12,7 @@ use crate::platform::Platform;
 pub enum AreaName<'a> {
     /// None: plain anonymous memory.
     None,
-    /// "[heap]", "[stack]", "[vdso]", ...
+    /// `[heap]`, `[stack]`, `[vdso]`, ...
     Special(&'a str),
     /// Given by PR_SET_VMA_ANON_NAME.
     Anonymous(&'a str),
@@ -33,7 +33,11 @@ pub enum Linked {
 
 impl Linked {
     fn of<P: Platform>(file: &File<P>) -> Self {
-        if file.operations().has_no_name() { Linked::No } else { Linked::Yes }
+        if file.operations().has_no_name() {
+            Linked::No
+        } else {
+            Linked::Yes
+        }
     }
 }
 
@@ -62,9 +66,14 @@ impl<P: Platform> Mm<P> {
         let state = self.state.read();
         let layout = state.layout;
         for vma in state.vmas.iter() {
-            let is_heap = vma.range().start().get() < layout.brk && vma.range().end().get() > layout.start_brk;
-            let is_stack = vma.range().start().get() <= layout.start_stack && vma.range().end().get() >= layout.start_stack;
-            let place = match (is_heap && layout.start_brk != 0, is_stack && layout.start_stack != 0) {
+            let is_heap = vma.range().start().get() < layout.brk
+                && vma.range().end().get() > layout.start_brk;
+            let is_stack = vma.range().start().get() <= layout.start_stack
+                && vma.range().end().get() >= layout.start_stack;
+            let place = match (
+                is_heap && layout.start_brk != 0,
+                is_stack && layout.start_stack != 0,
+            ) {
                 (true, _) => AreaName::Special("[heap]"),
                 (_, true) => AreaName::Special("[stack]"),
                 _ => AreaName::None,
@@ -86,13 +95,29 @@ fn describe<'a, P: Platform>(vma: &'a Vma<P>, place: AreaName<'a>) -> Area<'a> {
     match (vma.file(), special) {
         (None, special) | (Some(_), special @ Some(AreaName::Special(_))) => {
             let name = special.unwrap_or(place);
-            Area { range, flags, offset: 0, major: 0, minor: 0, inode: 0, name }
+            Area {
+                range,
+                flags,
+                offset: 0,
+                major: 0,
+                minor: 0,
+                inode: 0,
+                name,
+            }
         }
         (Some(file), special) => {
             let identity = file.identity();
             let name = special.unwrap_or(AreaName::Path(file.path(), Linked::of(file)));
             let offset = vma.pgoff() << granule.shift();
-            Area { range, flags, offset, major: identity.major, minor: identity.minor, inode: identity.inode, name }
+            Area {
+                range,
+                flags,
+                offset,
+                major: identity.major,
+                minor: identity.minor,
+                inode: identity.inode,
+                name,
+            }
         }
     }
 }

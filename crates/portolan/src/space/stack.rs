@@ -32,7 +32,11 @@ impl<P: Platform> MmUser<P> {
         if at.get() < self.min_addr() {
             return Err(Errno::EPERM);
         }
-        if let Some(prev) = at.get().checked_sub(1).and_then(|below| state.vmas.find_prev(below + 1)) {
+        if let Some(prev) = at
+            .get()
+            .checked_sub(1)
+            .and_then(|below| state.vmas.find_prev(below + 1))
+        {
             let reachable = prev.flags().intersects(VmFlags::ACCESS);
             let gap = at.get() - prev.range().end().get();
             if reachable && !prev.flags().contains(VmFlags::GROWSDOWN) && gap < self.guard_gap() {
@@ -46,12 +50,18 @@ impl<P: Platform> MmUser<P> {
         let grown = ordered(at, old.range.start());
         let pages = grown.pages(granule);
         let pgoff = old.pgoff.checked_sub(pages).ok_or(Errno::ENOMEM)?;
-        state.counts.may_expand(&self.limits, old.flags, pages, granule.bytes())?;
+        state
+            .counts
+            .may_expand(&self.limits, old.flags, pages, granule.bytes())?;
         self.check_lock_limit(&state, old.flags, grown.bytes())?;
         let charged = if is_accountable(old.flags) { pages } else { 0 };
         let (flags, hull) = (old.flags, ordered(at, old.range.end()));
         let mut edit = Edit::new(self);
-        edit.add(VmaFields { range: hull, pgoff, ..old })?;
+        edit.add(VmaFields {
+            range: hull,
+            pgoff,
+            ..old
+        })?;
         state.vmas.reserve(edit.len(), self.machine.fail_point())?;
         self.machine.charge_commit(charged)?;
         let gone = edit.commit(&mut state, hull);

@@ -17,7 +17,8 @@ impl<P: Platform> MmUser<P> {
     pub fn msync(&self, addr: VirtAddr, len: u64, flags: u32) -> Result<(), Errno> {
         let granule = P::Format::GRANULE;
         let both = MS_ASYNC | MS_SYNC;
-        if flags & !(both | MS_INVALIDATE) != 0 || flags & both == both || !addr.is_aligned(granule) {
+        if flags & !(both | MS_INVALIDATE) != 0 || flags & both == both || !addr.is_aligned(granule)
+        {
             return Err(Errno::EINVAL);
         }
         // As in Linux, a length that overflows when rounded becomes 0.
@@ -29,7 +30,9 @@ impl<P: Platform> MmUser<P> {
             let (part, work) = {
                 let state = self.state.read();
                 let vma = state.vmas.find(at.get()).ok_or(Errno::ENOMEM)?;
-                let Some(part) = vma.range().intersection(range) else { return Err(Errno::ENOMEM) };
+                let Some(part) = vma.range().intersection(range) else {
+                    return Err(Errno::ENOMEM);
+                };
                 if part.start() > at {
                     result = Err(Errno::ENOMEM);
                 }
@@ -37,7 +40,12 @@ impl<P: Platform> MmUser<P> {
                     return Err(Errno::EBUSY);
                 }
                 let shared = flags & MS_SYNC != 0 && vma.is_shared();
-                (part, vma.file().filter(|_| shared).map(|file| (file.clone(), vma.page_index(part.start()))))
+                (
+                    part,
+                    vma.file()
+                        .filter(|_| shared)
+                        .map(|file| (file.clone(), vma.page_index(part.start()))),
+                )
             };
             if let Some((file, first)) = work
                 && let Some(cache) = file.cache()

@@ -39,7 +39,12 @@ impl<P: Platform> Mm<P> {
     }
 
     /// The same, but pages of the kind `kept` stay.
-    pub(crate) fn zap_range_but(&self, batch: &mut FlushBatch<'_, P>, range: VirtRange, kept: Option<FrameKind>) {
+    pub(crate) fn zap_range_but(
+        &self,
+        batch: &mut FlushBatch<'_, P>,
+        range: VirtRange,
+        kept: Option<FrameKind>,
+    ) {
         let mut gone = Gone::default();
         self.note_peak_rss();
         let kind = |leaf: &Leaf| self.machine.phys().page(leaf.frame).map(|page| page.kind());
@@ -47,7 +52,9 @@ impl<P: Platform> Mm<P> {
             None => batch.clear_range(&self.table, range, |_, leaf| gone.count(kind(leaf))),
             Some(_) => {
                 let wanted = |leaf: &Leaf| kind(leaf) != kept;
-                batch.clear_range_where(&self.table, range, wanted, |_, leaf| gone.count(kind(leaf)));
+                batch.clear_range_where(&self.table, range, wanted, |_, leaf| {
+                    gone.count(kind(leaf))
+                });
             }
         }
         gone.settle(self);
@@ -66,7 +73,10 @@ impl<P: Platform> MmUser<P> {
     pub fn munmap(&self, addr: VirtAddr, len: u64) -> Result<(), Errno> {
         let granule = P::Format::GRANULE;
         let mut state = self.state.write();
-        let len = granule.round_up(len).filter(|&len| len != 0).ok_or(Errno::EINVAL)?;
+        let len = granule
+            .round_up(len)
+            .filter(|&len| len != 0)
+            .ok_or(Errno::EINVAL)?;
         let range = VirtRange::with_len(addr, len).ok_or(Errno::EINVAL)?;
         if !addr.is_aligned(granule) || range.end().get() > state.layout.task_size_max {
             return Err(Errno::EINVAL);
@@ -75,12 +85,20 @@ impl<P: Platform> MmUser<P> {
     }
 
     /// Removes every mapping in `range`, which is page-aligned. `do_vmi_align_munmap`.
-    pub(crate) fn unmap_range(&self, state: &mut MmState<P>, range: VirtRange) -> Result<(), Errno> {
+    pub(crate) fn unmap_range(
+        &self,
+        state: &mut MmState<P>,
+        range: VirtRange,
+    ) -> Result<(), Errno> {
         if range.is_empty() {
             return Ok(());
         }
         let (start, end) = (range.start().get(), range.end().get());
-        let Some(first) = state.vmas.find(start).filter(|vma| vma.range().start() < range.end()) else {
+        let Some(first) = state
+            .vmas
+            .find(start)
+            .filter(|vma| vma.range().start() < range.end())
+        else {
             return Ok(());
         };
         let last = state.vmas.get(end - 1).unwrap_or(first);
@@ -89,7 +107,11 @@ impl<P: Platform> MmUser<P> {
         let mut hull = range;
         if first.range().start() < range.start() {
             hull = ordered(first.range().start(), hull.end());
-            edit.add(first.fields().cut(ordered(first.range().start(), range.start())))?;
+            edit.add(
+                first
+                    .fields()
+                    .cut(ordered(first.range().start(), range.start())),
+            )?;
         }
         if last.range().end() > range.end() {
             hull = ordered(hull.start(), last.range().end());
@@ -103,22 +125,29 @@ impl<P: Platform> MmUser<P> {
         self.uncount(state, range);
         let old = edit.commit(state, hull);
         self.clear_unmapped(state, range, &old);
-        old.iter().filter(|vma| range.covers(vma.range())).for_each(|vma| {
-            if let Some(ops) = vma.operations() {
-                ops.close(vma.range());
-            }
-        });
+        old.iter()
+            .filter(|vma| range.covers(vma.range()))
+            .for_each(|vma| {
+                if let Some(ops) = vma.operations() {
+                    ops.close(vma.range());
+                }
+            });
         old.retire(self.machine.epoch());
         Ok(())
     }
 
     /// Every area in `range` may be removed, and split where the range cuts it.
     fn check_removable(&self, state: &MmState<P>, range: VirtRange) -> Result<(), Errno> {
-        for vma in state.vmas.iter_range(range.start().get(), range.end().get()) {
+        for vma in state
+            .vmas
+            .iter_range(range.start().get(), range.end().get())
+        {
             if vma.flags().contains(VmFlags::SEALED) {
                 return Err(Errno::EPERM);
             }
-            let Some(ops) = vma.operations() else { continue };
+            let Some(ops) = vma.operations() else {
+                continue;
+            };
             for cut in [range.start(), range.end()] {
                 if cut > vma.range().start() && cut < vma.range().end() {
                     ops.may_split(vma.range(), cut)?;
@@ -133,14 +162,22 @@ impl<P: Platform> MmUser<P> {
         let mut accounted = 0;
         let MmState { vmas, counts, .. } = state;
         for vma in vmas.iter_range(range.start().get(), range.end().get()) {
-            let Some(part) = vma.range().intersection(range) else { continue };
+            let Some(part) = vma.range().intersection(range) else {
+                continue;
+            };
             let pages = part.pages(P::Format::GRANULE);
             counts.sub(vma.flags(), pages);
             if vma.flags().contains(VmFlags::ACCOUNT) {
                 accounted += pages;
             }
             if vma.file().is_some() {
-                let event = MapEvent { asid: self.asid, prot: 0, flags: 0, has_file: true, range: part };
+                let event = MapEvent {
+                    asid: self.asid,
+                    prot: 0,
+                    flags: 0,
+                    has_file: true,
+                    range: part,
+                };
                 self.machine.platform().hooks().uprobe_munmap(&event);
             }
         }
@@ -151,8 +188,14 @@ impl<P: Platform> MmUser<P> {
     ///
     /// The files forget the areas before tables go: a truncation that still knew them would walk those tables.
     fn clear_unmapped(&self, state: &MmState<P>, range: VirtRange, old: &Detached<P>) {
-        let floor = state.vmas.find_prev(range.start().get()).map_or(VirtAddr::new(0), |vma| vma.range().end());
-        let ceiling = state.vmas.find(range.end().get()).map_or(self.user_end(), |vma| vma.range().start());
+        let floor = state
+            .vmas
+            .find_prev(range.start().get())
+            .map_or(VirtAddr::new(0), |vma| vma.range().end());
+        let ceiling = state
+            .vmas
+            .find(range.end().get())
+            .map_or(self.user_end(), |vma| vma.range().start());
         let mut batch = self.flush_batch();
         self.zap_range(&mut batch, range);
         withdraw(old);

@@ -54,15 +54,25 @@ pub(crate) enum Name {
 
 impl<P: Platform> Clone for VmaFields<P> {
     fn clone(&self) -> Self {
-        Self { file: self.file.clone(), ops: self.ops.clone(), name: self.name.clone(), ..*self }
+        Self {
+            file: self.file.clone(),
+            ops: self.ops.clone(),
+            name: self.name.clone(),
+            ..*self
+        }
     }
 }
 
 impl<P: Platform> VmaFields<P> {
     /// The same area cut to `range`, which lies inside it: the page offset moves with the start.
     pub fn cut(&self, range: VirtRange) -> Self {
-        let skipped = range.start().get().wrapping_sub(self.range.start().get()) >> P::Format::GRANULE.shift();
-        Self { range, pgoff: self.pgoff.wrapping_add(skipped), ..self.clone() }
+        let skipped = range.start().get().wrapping_sub(self.range.start().get())
+            >> P::Format::GRANULE.shift();
+        Self {
+            range,
+            pgoff: self.pgoff.wrapping_add(skipped),
+            ..self.clone()
+        }
     }
 
     /// The page offset one past the area.
@@ -107,12 +117,20 @@ impl<P: Platform> Span for Vma<P> {
 impl<P: Platform> Vma<P> {
     pub(crate) fn new(fields: VmaFields<P>, mapping: Option<MappingId>) -> Self {
         let anon = AtomicU64::new(fields.anon);
-        Self { fields, anon, detached: AtomicBool::new(false), mapping }
+        Self {
+            fields,
+            anon,
+            detached: AtomicBool::new(false),
+            mapping,
+        }
     }
 
     /// What it says, with the reverse map root as it is now.
     pub(crate) fn fields(&self) -> VmaFields<P> {
-        VmaFields { anon: self.anon.load(Ordering::Acquire), ..self.fields.clone() }
+        VmaFields {
+            anon: self.anon.load(Ordering::Acquire),
+            ..self.fields.clone()
+        }
     }
 
     /// Where it lies.
@@ -151,7 +169,8 @@ impl<P: Platform> Vma<P> {
 
     /// The index of the page at `at`, which lies inside, in the file. `linear_page_index`.
     pub fn page_index(&self, at: VirtAddr) -> u64 {
-        let skipped = at.get().wrapping_sub(self.range().start().get()) >> P::Format::GRANULE.shift();
+        let skipped =
+            at.get().wrapping_sub(self.range().start().get()) >> P::Format::GRANULE.shift();
         self.pgoff().wrapping_add(skipped)
     }
 
@@ -187,7 +206,9 @@ impl<P: Platform> Vma<P> {
 
     /// Gives it a reverse map root, once. `anon_vma_prepare`.
     pub(crate) fn set_anon(&self, root: u64) {
-        let _ = self.anon.compare_exchange(0, root, Ordering::AcqRel, Ordering::Relaxed);
+        let _ = self
+            .anon
+            .compare_exchange(0, root, Ordering::AcqRel, Ordering::Relaxed);
     }
 
     /// Whether it has left the index. A fault asks this under the lock of the page-table page it changes.
@@ -203,6 +224,12 @@ impl<P: Platform> Vma<P> {
 
 impl<P: Platform> fmt::Debug for Vma<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?} {:?} pgoff {:#x}", self.range(), self.flags(), self.pgoff())
+        write!(
+            f,
+            "{:?} {:?} pgoff {:#x}",
+            self.range(),
+            self.flags(),
+            self.pgoff()
+        )
     }
 }

@@ -2,9 +2,10 @@
 
 use core::fmt::{self, Write};
 
+use crate::addr::{VirtAddr, VirtRange};
 use crate::object::VmFlags;
 use crate::platform::Platform;
-use crate::space::{AreaName, Linked, Mm};
+use crate::space::{Area, AreaName, Linked, Mm};
 
 /// Where the name starts in a line: what comes before is padded to here.
 const NAME_COLUMN: usize = 73;
@@ -19,16 +20,49 @@ pub fn write_maps<P: Platform>(mm: &Mm<P>, out: &mut impl Write) -> fmt::Result 
     let mut result = Ok(());
     mm.for_each_area(|area| {
         if result.is_ok() {
-            let mut line = Counting { out: &mut *out, written: 0 };
+            let mut line = Counting {
+                out: &mut *out,
+                written: 0,
+            };
             result = write_area(area, &mut line);
         }
     });
     result
 }
 
-fn write_area(area: &crate::space::Area<'_>, line: &mut Counting<'_, impl Write>) -> fmt::Result {
-    let flag = |flag: VmFlags, letter: char| if area.flags.contains(flag) { letter } else { '-' };
-    let shared = if area.flags.contains(VmFlags::MAYSHARE) { 's' } else { 'p' };
+/// Writes the line of x86-64's `[vsyscall]` page, which lies above every space and is shown at the end of each. `get_gate_vma`.
+///
+/// # Errors
+/// Only what `out` answers.
+pub fn write_vsyscall(out: &mut impl Write) -> fmt::Result {
+    let start = VirtAddr::new(0xffff_ffff_ff60_0000);
+    let range = VirtRange::with_len(start, 0x1000).ok_or(fmt::Error)?;
+    let name = AreaName::Special("[vsyscall]");
+    let area = Area {
+        range,
+        flags: VmFlags::EXEC,
+        offset: 0,
+        major: 0,
+        minor: 0,
+        inode: 0,
+        name,
+    };
+    write_area(&area, &mut Counting { out, written: 0 })
+}
+
+fn write_area(area: &Area<'_>, line: &mut Counting<'_, impl Write>) -> fmt::Result {
+    let flag = |flag: VmFlags, letter: char| {
+        if area.flags.contains(flag) {
+            letter
+        } else {
+            '-'
+        }
+    };
+    let shared = if area.flags.contains(VmFlags::MAYSHARE) {
+        's'
+    } else {
+        'p'
+    };
     write!(
         line,
         "{:08x}-{:08x} {}{}{}{} {:08x} {:02x}:{:02x} {} ",

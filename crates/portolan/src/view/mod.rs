@@ -2,4 +2,4 @@
 
 mod maps;
 
-pub use maps::write_maps;
+pub use maps::{write_maps, write_vsyscall};

@@ -44,15 +44,29 @@ impl<F: Format> World<F> {
     pub fn file_opened(&self, bytes: &[u8], mode: FileMode) -> Arc<File<Sim<F>>> {
         let backing = Arc::new(Bytes(Mutex::new(bytes.to_vec())));
         let cache = Cache::new(&self.machine, backing, bytes.len() as u64).expect("a cache");
-        let identity = FileIdentity { major: 8, minor: 1, inode: 42 };
-        let spec = FileSpec { cache: Some(cache), mode, identity, path: b"/test/file".to_vec(), operations: None };
+        let identity = FileIdentity {
+            major: 8,
+            minor: 1,
+            inode: 42,
+        };
+        let spec = FileSpec {
+            cache: Some(cache),
+            mode,
+            identity,
+            path: b"/test/file".to_vec(),
+            operations: None,
+        };
         File::new(&self.machine, spec).expect("a file")
     }
 
     /// Every frame came back. Everything made on the machine must have been dropped.
     pub fn finish(self) {
         self.machine.quiesce();
-        assert_eq!(self.machine.phys().free_frames(), self.free, "frames are missing");
+        assert_eq!(
+            self.machine.phys().free_frames(),
+            self.free,
+            "frames are missing"
+        );
     }
 }
 
@@ -92,7 +106,11 @@ pub fn page<F: Format>() -> u64 {
 
 /// Private anonymous read-write memory of `pages` pages.
 pub fn anonymous<F: Format>(mm: &MmUser<Sim<F>>, pages: u64) -> VirtAddr {
-    mm.mmap(&MapRequest::anonymous(pages * page::<F>(), Prot::READ | Prot::WRITE)).expect("a mapping")
+    mm.mmap(&MapRequest::anonymous(
+        pages * page::<F>(),
+        Prot::READ | Prot::WRITE,
+    ))
+    .expect("a mapping")
 }
 
 /// `at` and `pages` pages after it.

@@ -113,7 +113,7 @@ fn shared_memory_is_charged_as_a_whole_and_read_without_frames() {
     let mut to = [9; 100];
     assert_eq!(cache.read(4090, &mut to), Ok(100));
     assert!(to == [0; 100] && cache.cached_pages() == 0);
-    assert!(cache.mark_dirty(0) == false && cache.page(0).is_ok() && cache.mark_dirty(0));
+    assert!(!cache.mark_dirty(0) && cache.page(0).is_ok() && cache.mark_dirty(0));
     assert_eq!((cache.dirty_pages(), cache.reclaim(100)), (0, 0));
     cache.truncate(3 * 4096).unwrap();
     assert_eq!(machine.machine.committed_pages(), 3);
