@@ -6,7 +6,7 @@ use super::edit::range as ordered;
 use super::flags::{Prot, vm_flags_of_prot};
 use super::map::is_accountable;
 use super::mm::{Mm, MmState, MmUser};
-use super::vma::{Vma, VmaFields};
+use super::vma::{Content, Vma, VmaFields};
 use crate::addr::{VirtAddr, VirtRange};
 use crate::errno::Errno;
 use crate::object::VmFlags;
@@ -126,20 +126,26 @@ impl<P: Platform> MmUser<P> {
             without.sub(old_flags, pages);
             without.may_expand(&self.limits, flags, pages, page)?;
         }
+        let untouched = old.content == Content::Anonymous && old.anon == 0;
         let charged = if is_accountable(flags) && !old.is_accounted() {
             pages
         } else {
             0
         };
+        // What became read-only may have been written to before, and then keeps its charge.
+        let gives_back = old.is_accounted() && !flags.contains(VmFlags::WRITE) && untouched;
         self.machine.charge_commit(charged)?;
-        let flags = if charged != 0 {
-            flags | VmFlags::ACCOUNT
-        } else {
-            flags
-        };
+        let mut flags = flags;
+        flags.set(
+            VmFlags::ACCOUNT,
+            flags.contains(VmFlags::ACCOUNT) && !gives_back || charged != 0,
+        );
         if let Err(error) = self.modify(state, VmaFields { flags, ..old }) {
             self.machine.uncharge_commit(charged);
             return Err(error);
+        }
+        if gives_back {
+            self.machine.uncharge_commit(pages);
         }
         state.counts.sub(old_flags, pages);
         state.counts.add(flags, pages);
