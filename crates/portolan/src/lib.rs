@@ -36,3 +36,8 @@ pub mod platform;
 pub mod sim;
 pub mod space;
 pub mod view;
+
+/// The README's example, compiled and run with the tests.
+#[cfg(all(doctest, feature = "sim"))]
+#[doc = include_str!("../../../README.md")]
+struct Readme;
