@@ -119,10 +119,10 @@ Examples:
       Count calls, faults and copies.
   portolan run --trace faults.txt --no-aslr -- ./prog
       Record every memory call and fault, at addresses that stay the same from run to run.
-  portolan run --overlay -- sh -c 'rm -r build'
+  portolan run --overlay -- rm -r build
       Let a program write without changing a file.
 
-Not supported yet: fork, exec and threads. A system call that is missing answers ENOSYS.";
+Not supported yet: fork and threads. A system call that is missing answers ENOSYS.";
 
 /// Bytes from a number with an optional suffix.
 fn parse_size(text: &str) -> Result<u64, String> {

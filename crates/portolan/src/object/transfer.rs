@@ -83,7 +83,8 @@ impl<P: Platform> Cache<P> {
             .min(usize::try_from(MAX_BYTES - offset).unwrap_or(usize::MAX));
         let old_size = self.size();
         if offset > old_size {
-            self.zero_tail(old_size);
+            // Up to the write only: what a mapping left behind it in the same page becomes part of the object, as in Linux.
+            self.zero_tail(old_size, offset);
         }
         let mut done = 0;
         while done < len {
@@ -134,14 +135,16 @@ impl<P: Platform> Cache<P> {
         Ok(page)
     }
 
-    /// Zeroes what the page in which the object ends has beyond `end`, if it is cached: stores through a mapping may have left something.
-    pub(super) fn zero_tail(&self, end: u64) {
+    /// Zeroes what the page in which the object ends has between `end` and `until`, if it is cached: stores through a mapping may have left
+    /// something.
+    pub(super) fn zero_tail(&self, end: u64, until: u64) {
         let (index, within) = Self::locate(end);
+        let most = until.saturating_sub(end).min((Self::PAGE - within) as u64);
         if within == 0 {
             return;
         }
         if let Some(page) = self.lookup(index) {
-            page.fill(within, Self::PAGE - within, 0);
+            page.fill(within, most as usize, 0);
         }
     }
 

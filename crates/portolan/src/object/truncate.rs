@@ -94,7 +94,7 @@ impl<P: Platform> Cache<P> {
     fn resize(&self, bytes: u64) {
         let old = self.size();
         if bytes >= old {
-            self.zero_tail(old);
+            self.zero_tail(old, u64::MAX);
             self.size.store(bytes, Ordering::SeqCst);
             return;
         }
@@ -104,7 +104,7 @@ impl<P: Platform> Cache<P> {
             ZapReason::Truncate,
             Which::All,
         );
-        self.zero_tail(bytes);
+        self.zero_tail(bytes, u64::MAX);
     }
 
     /// Takes pages out of the cache and out of every page table.

@@ -77,7 +77,7 @@ impl<P: Platform> MmUser<P> {
     /// # Errors
     /// - `EINVAL`: unaligned, a length that overflows, an advice that is unknown or not built, or one that the area cannot take.
     /// - `ENOMEM`: a hole (the rest is advised all the same), or no heap. `EACCES`: REMOVE on what is not shared and writable.
-    /// - `EPERM`: a discard in a sealed read-only mapping. `EFAULT`: POPULATE_* met SIGBUS or a permission.
+    /// - `EPERM`: a discard in a sealed read-only mapping. `EFAULT`: POPULATE_* met SIGBUS.
     pub fn madvise(&self, addr: VirtAddr, len: u64, advice: u32) -> Result<(), Errno> {
         let granule = P::Format::GRANULE;
         let advice = Advice::parse(advice)?;
@@ -224,10 +224,10 @@ impl<P: Platform> MmUser<P> {
     ) -> Result<(), Errno> {
         let mut refused = VmFlags::PFNMAP;
         refused.set(VmFlags::LOCKED, locked_too == LockedToo::No);
+        check_discard(vma)?;
         if vma.flags().intersects(refused) {
             return Err(Errno::EINVAL);
         }
-        check_discard(vma)?;
         let mut batch = self.flush_batch();
         self.zap_range(&mut batch, part);
         batch.finish();
@@ -236,10 +236,11 @@ impl<P: Platform> MmUser<P> {
 
     /// `madvise_free_single_vma`: the pages become clean; reclaim may drop what is not written again.
     fn advise_free(&self, vma: &Vma<P>, part: VirtRange) -> Result<(), Errno> {
-        if !vma.is_anonymous() || vma.is_shared() {
+        check_discard(vma)?;
+        let refused = VmFlags::PFNMAP | VmFlags::LOCKED;
+        if !vma.is_anonymous() || vma.is_shared() || vma.flags().intersects(refused) {
             return Err(Errno::EINVAL);
         }
-        check_discard(vma)?;
         let mut batch = self.flush_batch();
         batch.change_range(&self.table, part, |_, leaf| {
             let anonymous = self

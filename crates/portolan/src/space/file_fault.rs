@@ -50,6 +50,11 @@ impl<P: Platform> Mm<P> {
         else {
             return self.fault_driver(attempt);
         };
+        let stores_privately = attempt.access == Access::Write && !attempt.vma.is_shared();
+        // Before anything can fail, as in Linux: what merges later depends on it.
+        if stores_privately && !self.prepare_anon(attempt) {
+            return Ok(Step::Again);
+        }
         let index = attempt.vma.page_index(attempt.page());
         let truncations = cache.truncations();
         if index >= cache.size_in_pages() {
@@ -122,9 +127,6 @@ impl<P: Platform> Mm<P> {
         attempt: &Attempt<'_, P>,
         source: &FilePage<'_, P>,
     ) -> Result<Step<P>, FaultError> {
-        if !self.prepare_anon(attempt) {
-            return Ok(Step::Again);
-        }
         let page = self.machine.phys().alloc(FrameKind::Anon)?;
         page.copy_from(&source.page);
         let leaf = Leaf {

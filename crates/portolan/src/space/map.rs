@@ -259,13 +259,14 @@ impl<P: Platform> MmUser<P> {
         let granule = P::Format::GRANULE;
         let pages = region.range.pages(granule);
         let replaced = self.overlap_pages(state, region.range);
-        self.check_expand(state, region.flags, pages, replaced)?;
         let charged = if is_accountable(region.flags) {
             pages
         } else {
             0
         };
-        self.machine.charge_commit(charged)?;
+        self.check_expand(state, region.flags, pages, replaced)
+            .and_then(|()| self.machine.charge_commit(charged))
+            .inspect_err(|_| self.split_ends(state, region.range))?;
         if charged != 0 {
             region.flags |= VmFlags::ACCOUNT;
         }
@@ -284,15 +285,6 @@ impl<P: Platform> MmUser<P> {
             file,
             shared_anonymous,
         } = region;
-        let file = match shared_anonymous {
-            true if flags.contains(VmFlags::NORESERVE) => Some(Cache::shared_zero_file_with(
-                &self.machine,
-                range.bytes(),
-                Commit::Unreserved,
-            )?),
-            true => Some(Cache::shared_zero_file(&self.machine, range.bytes())?),
-            false => file,
-        };
         let guard = if flags.contains(VmFlags::GROWSDOWN) {
             self.guard_gap()
         } else {
@@ -313,6 +305,15 @@ impl<P: Platform> MmUser<P> {
         };
         state.vmas.reserve(3, self.machine.fail_point())?;
         self.unmap_range(state, range)?;
+        let file = match shared_anonymous {
+            true if flags.contains(VmFlags::NORESERVE) => Some(Cache::shared_zero_file_with(
+                &self.machine,
+                range.bytes(),
+                Commit::Unreserved,
+            )?),
+            true => Some(Cache::shared_zero_file(&self.machine, range.bytes())?),
+            false => file,
+        };
         let fields = match file {
             Some(file) => call_mmap(&file, fields)?,
             None => fields,

@@ -1,6 +1,6 @@
 //! Faulting a range in ahead of use: MAP_POPULATE, locked mappings, MADV_POPULATE_*.
 
-use super::fault::{FaultError, Signal};
+use super::fault::FaultError;
 use super::mm::MmUser;
 use crate::addr::{VirtAddr, VirtRange};
 use crate::errno::Errno;
@@ -26,7 +26,7 @@ impl<P: Platform> MmUser<P> {
     /// Faults in every page of `range`, up to the first that cannot be. `populate_vma_page_range`, `faultin_page_range`.
     ///
     /// # Errors
-    /// `ENOMEM`: a hole or no memory. `EFAULT`: an access would bring SIGBUS or is not allowed (`EINVAL` for areas that cannot be populated).
+    /// `ENOMEM`: a hole or no memory. `EFAULT`: an access would bring SIGBUS. `EINVAL`: an area does not allow it.
     pub(crate) fn populate_range(&self, range: VirtRange, how: Populate) -> Result<(), Errno> {
         let granule = P::Format::GRANULE;
         let mut at = range.start();
@@ -47,19 +47,11 @@ impl<P: Platform> MmUser<P> {
                 Populate::Strictly(access) => access,
                 Populate::Silently => silent_access(flags),
             };
-            let reachable = flags.intersects(VmFlags::ACCESS)
-                && !flags.intersects(VmFlags::IO | VmFlags::PFNMAP);
-            if !reachable {
-                match how {
-                    Populate::Silently => at = part.end(),
-                    Populate::Strictly(_) => {
-                        return Err(if flags.intersects(VmFlags::ACCESS) {
-                            Errno::EINVAL
-                        } else {
-                            Errno::EFAULT
-                        });
-                    }
+            if !is_reachable(flags, how) {
+                if how != Populate::Silently {
+                    return Err(Errno::EINVAL);
                 }
+                at = part.end();
                 continue;
             }
             while at < part.end() {
@@ -77,7 +69,6 @@ impl<P: Platform> MmUser<P> {
         match self.handle_fault(at, access) {
             Ok(_) => Ok(()),
             Err(FaultError::OutOfMemory) => Err(Errno::ENOMEM),
-            Err(FaultError::Signal(fault)) if fault.signal == Signal::Bus => Err(Errno::EFAULT),
             Err(FaultError::Signal(_)) => Err(Errno::EFAULT),
         }
     }
@@ -94,6 +85,16 @@ impl<P: Platform> MmUser<P> {
             _ => false,
         }
     }
+}
+
+/// Whether an area can be populated at all. `check_vma_flags`.
+fn is_reachable(flags: VmFlags, how: Populate) -> bool {
+    let needed = match how {
+        Populate::Silently => VmFlags::ACCESS,
+        Populate::Strictly(Access::Write) => VmFlags::WRITE,
+        Populate::Strictly(_) => VmFlags::READ,
+    };
+    flags.intersects(needed) && !flags.intersects(VmFlags::IO | VmFlags::PFNMAP)
 }
 
 /// How silent population touches an area: private writable memory is broken out of sharing at once.

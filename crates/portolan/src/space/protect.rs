@@ -118,35 +118,19 @@ impl<P: Platform> MmUser<P> {
             return Ok(());
         }
         let (part, old_flags, pages) = (old.range, old.flags, old.pages());
-        let becomes_data = flags.contains(VmFlags::WRITE)
-            && !old_flags.intersects(VmFlags::WRITE | VmFlags::SHARED);
-        if becomes_data && !flags.contains(VmFlags::GROWSDOWN) {
+        if flags.contains(VmFlags::WRITE) {
             let page = P::Format::GRANULE.bytes();
-            let mut without = state.counts;
-            without.sub(old_flags, pages);
-            without.may_expand(&self.limits, flags, pages, page)?;
+            let fits = |flags| state.counts.may_expand(&self.limits, flags, pages, page);
+            // An area that would not fit as it is was let in before a limit was lowered.
+            fits(flags).or_else(|error| fits(old_flags).map_or(Ok(()), |()| Err(error)))?;
         }
-        let untouched = old.content == Content::Anonymous && old.anon == 0;
-        let charged = if is_accountable(flags) && !old.is_accounted() {
-            pages
-        } else {
-            0
-        };
-        // What became read-only may have been written to before, and then keeps its charge.
-        let gives_back = old.is_accounted() && !flags.contains(VmFlags::WRITE) && untouched;
+        let (charged, released, flags) = charge_of(&old, flags);
         self.machine.charge_commit(charged)?;
-        let mut flags = flags;
-        flags.set(
-            VmFlags::ACCOUNT,
-            flags.contains(VmFlags::ACCOUNT) && !gives_back || charged != 0,
-        );
         if let Err(error) = self.modify(state, VmaFields { flags, ..old }) {
             self.machine.uncharge_commit(charged);
             return Err(error);
         }
-        if gives_back {
-            self.machine.uncharge_commit(pages);
-        }
+        self.machine.uncharge_commit(released);
         state.counts.sub(old_flags, pages);
         state.counts.add(flags, pages);
         if let Some(vma) = state.vmas.get(part.start().get()) {
@@ -189,5 +173,23 @@ impl<P: Platform> Mm<P> {
             Some(page) => page.kind() == crate::phys::FrameKind::Anon && page.refs() == 1,
             None => false,
         }
+    }
+}
+
+/// What an area that becomes `flags` is charged more and charged less to the commit limit, in pages, and the flags with that said: what becomes
+/// writable is charged; anonymous memory without a page that stops being writable no longer is.
+fn charge_of<P: Platform>(old: &VmaFields<P>, flags: VmFlags) -> (u64, u64, VmFlags) {
+    let pages = old.pages();
+    if flags.contains(VmFlags::WRITE) {
+        return match is_accountable(flags)
+            && !old.flags.intersects(VmFlags::ACCOUNT | VmFlags::WRITE)
+        {
+            true => (pages, 0, flags | VmFlags::ACCOUNT),
+            false => (0, 0, flags),
+        };
+    }
+    match old.is_accounted() && old.content == Content::Anonymous && old.anon == 0 {
+        true => (0, pages, flags & !VmFlags::ACCOUNT),
+        false => (0, 0, flags),
     }
 }

@@ -84,24 +84,20 @@ impl<P: Platform> MmUser<P> {
         request: Request,
         populate: &mut Option<VirtRange>,
     ) -> Result<VirtAddr, Errno> {
-        if request.must_move() && request.old_len == request.new_len {
+        if request.has(MREMAP_FIXED) && request.old_len == request.new_len {
             return self.move_each(state, request, populate);
         }
         let vma = state.vmas.get(request.old.get()).ok_or(Errno::EFAULT)?;
         let fields = vma.fields();
         check_area(vma, &request)?;
+        self.check_growth(state, &fields, &request)?;
         if request.must_move() {
             return self.remap_to(state, request, populate);
         }
         if request.old_len >= request.new_len && request.old_len != 0 {
-            let end = request.old.checked_add(request.old_len);
-            let end = end
-                .filter(|end| end.get() <= state.layout.task_size_max)
-                .ok_or(Errno::EINVAL)?;
-            self.unmap_range(state, ordered(plus(request.old, request.new_len)?, end))?;
+            self.shrink(state, &request)?;
             return Ok(request.old);
         }
-        self.check_growth(state, &fields, &request)?;
         let at_end = plus(request.old, request.old_len)? == fields.range.end();
         if at_end && request.old_len != 0 && self.may_grow_in_place(state, &fields, &request) {
             self.grow_in_place(state, fields, &request, populate)?;
@@ -161,6 +157,15 @@ impl<P: Platform> MmUser<P> {
         first.ok_or(Errno::EFAULT)
     }
 
+    /// Unmaps what lies past the new length, be it of this area or of those after it. `shrink_vma`.
+    fn shrink(&self, state: &mut MmState<P>, request: &Request) -> Result<(), Errno> {
+        let end = request.old.checked_add(request.old_len);
+        let end = end
+            .filter(|end| end.get() <= state.layout.task_size_max)
+            .ok_or(Errno::EINVAL)?;
+        self.unmap_range(state, ordered(plus(request.old, request.new_len)?, end))
+    }
+
     /// MREMAP_FIXED and MREMAP_DONTUNMAP, of one area. `mremap_to`.
     fn remap_to(
         &self,
@@ -173,11 +178,7 @@ impl<P: Platform> MmUser<P> {
             self.unmap_range(state, target)?;
         }
         if request.old_len > request.new_len {
-            let tail = ordered(
-                plus(request.old, request.new_len)?,
-                plus(request.old, request.old_len)?,
-            );
-            self.unmap_range(state, tail)?;
+            self.shrink(state, &request)?;
             request.old_len = request.new_len;
         }
         // What was unmapped may have been another part of the same area.
@@ -186,7 +187,6 @@ impl<P: Platform> MmUser<P> {
             .get(request.old.get())
             .ok_or(Errno::EFAULT)?
             .fields();
-        self.check_growth(state, &fields, &request)?;
         if request.has(MREMAP_DONTUNMAP) {
             let pages = request.old_len >> P::Format::GRANULE.shift();
             state.counts.may_expand(
@@ -378,7 +378,11 @@ impl<P: Platform> MmUser<P> {
         if request.has(MREMAP_DONTUNMAP) {
             drop(whole);
             self.retire(left.commit(state, fields.range));
-            self.unlock_left(state, fields, from);
+            let pages = fields.pages();
+            state.counts.sub(fields.flags, pages);
+            state
+                .counts
+                .add(fields.flags & !VmFlags::LOCKED_MASK, pages);
         } else {
             drop(whole);
             self.unmap_range(state, from)?;
@@ -473,35 +477,17 @@ impl<P: Platform> MmUser<P> {
         batch.move_range(&self.table, from, to.start());
         batch.finish();
     }
-
-    /// The part that MREMAP_DONTUNMAP emptied is no longer locked. Without memory for it it stays so, which only keeps what is put there later
-    /// in memory. `dontunmap_complete`.
-    fn unlock_left(&self, state: &mut MmState<P>, fields: &VmaFields<P>, from: VirtRange) {
-        let locked = VmFlags::LOCKED | VmFlags::LOCKONFAULT;
-        if !fields.flags.intersects(locked) {
-            return;
-        }
-        let (old, pages) = (fields.flags, from.pages(P::Format::GRANULE));
-        let mut rest = left_behind(fields, from).cut(from);
-        rest.flags &= !locked;
-        let flags = rest.flags;
-        if self.modify(state, rest).is_ok() {
-            state.counts.sub(old, pages);
-            state.counts.add(flags, pages);
-        }
-    }
 }
 
-/// What the source says after MREMAP_DONTUNMAP: a whole area that was emptied has no anonymous pages to look for any more.
+/// What the source says after MREMAP_DONTUNMAP: it is not locked any more, and when all of it was emptied it has no anonymous pages to
+/// look for. `dontunmap_complete`.
 fn left_behind<P: Platform>(fields: &VmaFields<P>, from: VirtRange) -> VmaFields<P> {
-    match from == fields.range {
-        true => VmaFields {
-            anon: 0,
-            anon_forked: false,
-            ..fields.clone()
-        },
-        false => fields.clone(),
+    let mut left = fields.clone();
+    left.flags &= !VmFlags::LOCKED_MASK;
+    if from == left.range {
+        (left.anon, left.anon_forked) = (0, false);
     }
+    left
 }
 
 /// `at` and `bytes` after it, which are known to fit.
@@ -540,7 +526,7 @@ fn check_arguments<P: Platform>(state: &MmState<P>, request: Request) -> Result<
     if beyond || !request.new.is_aligned(granule) || !request.has(MREMAP_MAYMOVE) || both {
         return Err(Errno::EINVAL);
     }
-    let overlaps = request.old.get().saturating_add(old_len) > request.new.get()
+    let overlaps = request.old.get().wrapping_add(old_len) > request.new.get()
         && request.new.get() + new_len > request.old.get();
     if overlaps {
         return Err(Errno::EINVAL);

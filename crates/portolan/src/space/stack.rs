@@ -2,8 +2,7 @@
 
 use core::sync::atomic::Ordering;
 
-use super::edit::{Edit, range as ordered};
-use super::map::is_accountable;
+use super::edit::{Edit, neighbour_root, range as ordered};
 use super::mm::MmUser;
 use super::vma::VmaFields;
 use crate::addr::VirtAddr;
@@ -25,8 +24,7 @@ impl<P: Platform> MmUser<P> {
         if vma.range().start() <= at {
             return Ok(());
         }
-        let old = vma.fields();
-        if !old.flags.contains(VmFlags::GROWSDOWN) {
+        if !vma.flags().contains(VmFlags::GROWSDOWN) {
             return Err(Errno::EFAULT);
         }
         if at.get() < self.min_addr() {
@@ -43,6 +41,13 @@ impl<P: Platform> MmUser<P> {
                 return Err(Errno::ENOMEM);
             }
         }
+        // Before the limits, as in Linux: what merges later depends on it.
+        if !vma.has_anon() {
+            vma.set_anon(
+                neighbour_root(&state, vma).unwrap_or_else(|| self.machine.new_anon_root()),
+            );
+        }
+        let old = vma.fields();
         let size = old.range.end().get() - at.get();
         if size > self.limits.stack.load(Ordering::Relaxed) {
             return Err(Errno::ENOMEM);
@@ -54,7 +59,7 @@ impl<P: Platform> MmUser<P> {
             .counts
             .may_expand(&self.limits, old.flags, pages, granule.bytes())?;
         self.check_lock_limit(&state, old.flags, grown.bytes())?;
-        let charged = if is_accountable(old.flags) { pages } else { 0 };
+        let charged = if old.is_accounted() { pages } else { 0 };
         let (flags, hull) = (old.flags, ordered(at, old.range.end()));
         let mut edit = Edit::new(self);
         edit.add(VmaFields {

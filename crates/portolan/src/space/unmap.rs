@@ -136,6 +136,30 @@ impl<P: Platform> MmUser<P> {
         Ok(())
     }
 
+    /// Splits the areas that stick out of `range` at its ends, which is what Linux leaves of a mapping that was to take the place of `range` and
+    /// met a limit (`vms_gather_munmap_vmas`). Without memory for it they stay whole.
+    pub(crate) fn split_ends(&self, state: &mut MmState<P>, range: VirtRange) {
+        for cut in [range.start(), range.end()] {
+            let Some(vma) = state
+                .vmas
+                .get(cut.get())
+                .filter(|vma| vma.range().start() < cut)
+            else {
+                continue;
+            };
+            let whole = vma.fields();
+            let mut edit = Edit::new(self);
+            let split = edit
+                .add(whole.cut(ordered(whole.range.start(), cut)))
+                .and_then(|()| edit.add(whole.cut(ordered(cut, whole.range.end()))))
+                .and_then(|()| Ok(state.vmas.reserve(edit.len(), self.machine.fail_point())?));
+            if split.is_ok() {
+                let old = edit.commit(state, whole.range);
+                self.retire(old);
+            }
+        }
+    }
+
     /// Every area in `range` may be removed, and split where the range cuts it.
     fn check_removable(&self, state: &MmState<P>, range: VirtRange) -> Result<(), Errno> {
         for vma in state

@@ -27,7 +27,12 @@ impl<F: Format> World<F> {
     }
 
     pub fn with_memory(bytes: usize) -> Self {
-        let machine = Machine::new(Sim::new(bytes, 2), Settings::default()).expect("a machine");
+        Self::with_machine(
+            Machine::new(Sim::new(bytes, 2), Settings::default()).expect("a machine"),
+        )
+    }
+
+    pub fn with_machine(machine: Machine<Sim<F>>) -> Self {
         let free = machine.phys().free_frames();
         Self { machine, free }
     }
@@ -44,6 +49,11 @@ impl<F: Format> World<F> {
     pub fn file_opened(&self, bytes: &[u8], mode: FileMode) -> Arc<File<Sim<F>>> {
         let backing = Arc::new(Bytes(Mutex::new(bytes.to_vec())));
         let cache = Cache::new(&self.machine, backing, bytes.len() as u64).expect("a cache");
+        self.open(cache, mode)
+    }
+
+    /// An opening of a file.
+    pub fn open(&self, cache: Arc<Cache<Sim<F>>>, mode: FileMode) -> Arc<File<Sim<F>>> {
         let identity = FileIdentity {
             major: 8,
             minor: 1,

@@ -196,15 +196,17 @@ fn faults_against_unmapping<F: Format>() {
     let world = World::<F>::new();
     let (page, span) = (page_bytes::<F>(), table_span::<F>());
     let area = range(span - 2 * page, 4 * page);
-    let (attached, stop) = (AtomicBool::new(false), AtomicBool::new(false));
+    // Odd while a mapping stands, and another number for each: what is detached never comes back.
+    let (mapping, stop) = (AtomicU64::new(0), AtomicBool::new(false));
     let faults = AtomicU64::new(0);
     let fault = |at: VirtAddr| {
         let new = world.phys.alloc(FrameKind::Anon).unwrap();
-        let is_attached = || attached.load(Ordering::Acquire);
         let _guard = world.domain.pin(CpuId(0));
-        if !is_attached() {
+        let seen = mapping.load(Ordering::Acquire);
+        if seen.is_multiple_of(2) {
             return;
         }
+        let is_attached = || mapping.load(Ordering::Acquire) == seen;
         let Some(table) = world.leaf_or_create(&world.phys, at, is_attached).unwrap() else {
             return;
         };
@@ -236,11 +238,11 @@ fn faults_against_unmapping<F: Format>() {
             });
         }
         for turn in 0..150 {
-            attached.store(true, Ordering::Release);
+            mapping.fetch_add(1, Ordering::Release);
             if turn % 3 == 0 {
                 thread::yield_now();
             }
-            attached.store(false, Ordering::Release);
+            mapping.fetch_add(1, Ordering::Release);
             world.unmap(area);
             for n in 0..4 {
                 assert_eq!(
