@@ -10,7 +10,7 @@ use common::*;
 use portolan::addr::VirtAddr;
 use portolan::machine::{Machine, Settings};
 use portolan::object::{Cache, Commit, FileMode};
-use portolan::paging::{Aarch64, Aarch64Soft, Format, Granule4K, X86_64};
+use portolan::paging::{Aarch64, Aarch64Soft, Access, Format, Granule4K, X86_64};
 use portolan::platform::CpuId;
 use portolan::sim::{Cpu, PageFault, Sim, Space, Width};
 use portolan::space::{FaultError, Map, MapRequest, MmUser, Prot};
@@ -34,6 +34,7 @@ over_three_formats!(
     a_snapshot_has_what_came_before_what_it_has,
     a_page_that_moves_is_one_page,
     truncation_leaves_nothing_behind,
+    a_child_has_no_page_that_was_truncated_away,
     everything_at_once,
 );
 
@@ -407,6 +408,44 @@ mod generic {
             (0..8).for_each(|n| assert_eq!(peek(&mm, plus::<F>(at, n)), 0));
         }
         drop(files);
+        finish(world, mm);
+    }
+
+    /// A fork and a truncation at the same time: private copies go from the child as well, whichever of the two the truncation comes to first.
+    pub fn a_child_has_no_page_that_was_truncated_away<F: Format>() {
+        let world = world::<F>();
+        let mm = world.space();
+        let pages = 64;
+        let file = world.file(&vec![1; (pages * page::<F>()) as usize]);
+        let cache = file.cache().unwrap();
+        let map = || {
+            mm.mmap(&MapRequest::file(
+                file.clone(),
+                pages * page::<F>(),
+                RW,
+                Map::PRIVATE,
+            ))
+        };
+        let (first, at) = (map().unwrap(), map().unwrap());
+        mm.munmap(first, pages * page::<F>()).unwrap();
+        for _ in 0..turns(200) {
+            cache.truncate(pages * page::<F>()).unwrap();
+            (0..pages).for_each(|n| poke(&mm, plus::<F>(at, n), 2));
+            let child = thread::scope(|scope| {
+                let child = scope.spawn(|| mm.fork().unwrap());
+                cache.truncate(0).unwrap();
+                child.join().expect("a fork")
+            });
+            for space in [&mm, &child] {
+                assert_eq!(
+                    space.rss().total(),
+                    0,
+                    "a page past the end is still mapped"
+                );
+                assert_eq!(signal_code(space, at, Access::Read), Some(2));
+            }
+        }
+        drop(file);
         finish(world, mm);
     }
 

@@ -160,11 +160,9 @@ impl<P: Platform> MmUser<P> {
         changed: VmaFields<P>,
     ) -> Result<(), Errno> {
         let part = changed.range;
-        let old = state
-            .vmas
-            .find(part.start().get())
-            .ok_or(Errno::ENOMEM)?
-            .fields();
+        let vma = state.vmas.find(part.start().get()).ok_or(Errno::ENOMEM)?;
+        check_cuts(vma, part)?;
+        let old = vma.fields();
         let mut edit = Edit::new(self);
         let mut merged = changed;
         let mut hull = old.range;
@@ -192,8 +190,10 @@ impl<P: Platform> MmUser<P> {
         }
         self.check_map_count(state, edit.len(), gone)?;
         state.vmas.reserve(edit.len(), self.machine.fail_point())?;
-        let old = edit.commit(state, hull);
-        self.retire(old);
+        let more = edit.len().saturating_sub(gone);
+        let replaced = edit.commit(state, hull);
+        self.retire(replaced);
+        open_rests(&old, part, more);
         Ok(())
     }
 
@@ -215,6 +215,31 @@ impl<P: Platform> MmUser<P> {
         }
         Ok(())
     }
+}
+
+/// Asks the driver whether `area` may be split where `part` ends inside it. `may_split`.
+///
+/// # Errors
+/// What it answers.
+pub(crate) fn check_cuts<P: Platform>(area: &Vma<P>, part: VirtRange) -> Result<(), Errno> {
+    let Some(ops) = area.operations() else {
+        return Ok(());
+    };
+    for cut in [part.start(), part.end()] {
+        if cut > area.range().start() && cut < area.range().end() {
+            ops.may_split(area.range(), cut)?;
+        }
+    }
+    Ok(())
+}
+
+/// Tells the driver of up to `most` of the rests of `area` beside `part`, which are mappings of their own now. `vm_ops->open` in `__split_vma`.
+pub(crate) fn open_rests<P: Platform>(area: &VmaFields<P>, part: VirtRange, most: usize) {
+    let Some(ops) = &area.ops else { return };
+    let left = range(area.range.start(), part.start().max(area.range.start()));
+    let right = range(part.end().min(area.range.end()), area.range.end());
+    let rests = [left, right].into_iter().filter(|rest| !rest.is_empty());
+    rests.take(most).for_each(|rest| ops.open(rest));
 }
 
 /// A range whose ends are known to be in order.

@@ -131,6 +131,9 @@ impl<P: Platform> MmUser<P> {
             shmem: 0,
             protected: None,
         };
+        // A truncation that has been at the child's area already, but not at this one, would miss what is copied now.
+        let cache = vma.file().and_then(|file| file.cache());
+        let _mappings = cache.map(|cache| cache.lock_mappings());
         let mut result = Ok(());
         for (part, table) in Cursor::new(&self.table, phys, vma.range()) {
             let into = match child.table.leaf_or_create(phys, part.start(), || true) {

@@ -1,6 +1,6 @@
 //! `mremap`: shrink, grow in place, move. Entries move, not bytes: whole page-table pages where both sides are aligned alike.
 
-use super::edit::{Edit, mergeable_after, mergeable_before, range as ordered};
+use super::edit::{Edit, joined, mergeable_after, mergeable_before, open_rests, range as ordered};
 use super::flags::Map;
 use super::fork::ClosedGate;
 use super::layout::PlaceRequest;
@@ -272,17 +272,39 @@ impl<P: Platform> MmUser<P> {
         };
         self.machine.charge_commit(charged)?;
         let locked = fields.flags.contains(VmFlags::LOCKED);
-        let pgoff = fields.pgoff_end();
-        let extension = VmaFields {
-            range: grown,
-            pgoff,
-            ..fields
-        };
-        self.insert_area(state, extension)
-            .inspect_err(|_| self.machine.uncharge_commit(charged))?;
+        if let Err(error) = self.extend_area(state, fields, grown) {
+            self.machine.uncharge_commit(charged);
+            return Err(error);
+        }
         if locked {
             *populate = Some(grown);
         }
+        Ok(())
+    }
+
+    /// Makes an area longer by `grown`, which is free, and merges it with what follows. `vma_merge_extend`.
+    fn extend_area(
+        &self,
+        state: &mut MmState<P>,
+        fields: VmaFields<P>,
+        grown: VirtRange,
+    ) -> Result<(), Errno> {
+        if fields.flags.intersects(VmFlags::SPECIAL) {
+            return Err(Errno::ENOMEM);
+        }
+        let flags = fields.flags;
+        let range = ordered(fields.range.start(), grown.end());
+        let mut area = VmaFields { range, ..fields };
+        if let Some(next) = mergeable_after(state, &area) {
+            area = joined(&area, &next);
+        }
+        let hull = area.range;
+        let mut edit = Edit::new(self);
+        edit.add(area)?;
+        state.vmas.reserve(edit.len(), self.machine.fail_point())?;
+        let old = edit.commit(state, hull);
+        self.retire(old);
+        state.counts.add(flags, grown.pages(P::Format::GRANULE));
         Ok(())
     }
 
@@ -325,33 +347,39 @@ impl<P: Platform> MmUser<P> {
         let moved = self.moved_fields(&fields, from, to);
         let locked = moved.flags.contains(VmFlags::LOCKED);
         let gate = ClosedGate::new(self);
-        let result = self.move_in_steps(state, &fields, moved, from, request);
+        let result = match self.insert_moved(state, &fields, moved, from, request) {
+            Ok(edits) => self.finish_move(state, &fields, from, to, edits),
+            Err(error) => {
+                self.machine.uncharge_commit(charged);
+                Err(error)
+            }
+        };
         drop(gate);
-        if let Err(error) = result {
-            self.machine.uncharge_commit(charged);
-            return Err(error);
-        }
+        result?;
         if locked && request.new_len > request.old_len {
             *populate = Some(to);
         }
         Ok(new)
     }
 
-    /// The steps of a move, each of which can fail only before it changes anything; what came before it is then undone.
-    fn move_in_steps(
-        &self,
+    /// The steps of a move that can fail for want of memory: the new place exists, with its page-table pages, and what moves is alone in its area.
+    /// Nothing has changed on an error.
+    fn insert_moved<'m>(
+        &'m self,
         state: &mut MmState<P>,
         fields: &VmaFields<P>,
         moved: VmaFields<P>,
         from: VirtRange,
         request: Request,
-    ) -> Result<(), Errno> {
-        let (to, ops) = (moved.range, moved.ops.clone());
+    ) -> Result<MoveEdits<'m, P>, Errno> {
+        let to = moved.range;
         let mut whole = Edit::new(self);
         whole.add(fields.clone())?;
-        let mut left = Edit::new(self);
+        let mut left = None;
         if request.has(MREMAP_DONTUNMAP) {
-            left.add(left_behind(fields, from))?;
+            let mut edit = Edit::new(self);
+            edit.add(left_behind(fields, from))?;
+            left = Some(edit);
         }
         state.vmas.reserve(4, self.machine.fail_point())?;
         // Alone, the part that moves can be unmapped at the end without a split, which could fail.
@@ -364,28 +392,49 @@ impl<P: Platform> MmUser<P> {
             Ok(()) => self.insert_area_apart(state, moved, fields.range),
             Err(error) => Err(error.into()),
         };
-        if let Err(error) = inserted {
-            self.retire(whole.commit(state, fields.range));
-            return Err(error);
+        match inserted {
+            Ok(()) => Ok(MoveEdits { whole, left }),
+            Err(error) => {
+                self.retire(whole.commit(state, fields.range));
+                Err(error)
+            }
         }
+    }
+
+    /// The rest of a move, which only the driver can refuse: then all is as it was before.
+    fn finish_move(
+        &self,
+        state: &mut MmState<P>,
+        fields: &VmaFields<P>,
+        from: VirtRange,
+        to: VirtRange,
+        edits: MoveEdits<'_, P>,
+    ) -> Result<(), Errno> {
+        let target = ordered(to.start(), plus(to.start(), from.bytes())?);
         self.move_entries(fields, from, target);
-        if let Some(Err(error)) = ops.map(|ops| ops.mremap(from, to)) {
-            self.move_entries(fields, target, from);
-            self.unmap_range(state, to)?;
-            self.retire(whole.commit(state, fields.range));
-            return Err(error);
+        if let Some(ops) = &fields.ops {
+            ops.open(to);
+            if let Err(error) = ops.mremap(from, to) {
+                self.move_entries(fields, target, from);
+                self.unmap_range(state, to)?;
+                self.retire(edits.whole.commit(state, fields.range));
+                return Err(error);
+            }
         }
-        if request.has(MREMAP_DONTUNMAP) {
-            drop(whole);
-            self.retire(left.commit(state, fields.range));
-            let pages = fields.pages();
-            state.counts.sub(fields.flags, pages);
-            state
-                .counts
-                .add(fields.flags & !VmFlags::LOCKED_MASK, pages);
-        } else {
-            drop(whole);
-            self.unmap_range(state, from)?;
+        drop(edits.whole);
+        match edits.left {
+            Some(left) => {
+                self.retire(left.commit(state, fields.range));
+                let (flags, pages) = (fields.flags, fields.pages());
+                state.counts.sub(flags, pages);
+                state.counts.add(flags & !VmFlags::LOCKED_MASK, pages);
+            }
+            None => {
+                self.unmap_range(state, from)?;
+                if !from.is_empty() {
+                    open_rests(fields, from, 2);
+                }
+            }
         }
         self.merge_with_neighbours(state, to.start());
         Ok(())
@@ -477,6 +526,14 @@ impl<P: Platform> MmUser<P> {
         batch.move_range(&self.table, from, to.start());
         batch.finish();
     }
+}
+
+/// What was prepared for a move while it could still fail.
+struct MoveEdits<'m, P: Platform> {
+    /// The source as it was, for a move that the driver refuses.
+    whole: Edit<'m, P>,
+    /// With MREMAP_DONTUNMAP: the source as it will be.
+    left: Option<Edit<'m, P>>,
 }
 
 /// What the source says after MREMAP_DONTUNMAP: it is not locked any more, and when all of it was emptied it has no anonymous pages to

@@ -2,7 +2,7 @@
 //! range whose mapping stays.
 
 use super::account::RssKind;
-use super::edit::{Detached, Edit, range as ordered, withdraw};
+use super::edit::{Detached, Edit, check_cuts, open_rests, range as ordered, withdraw};
 use super::mm::{Mm, MmState, MmUser};
 use crate::addr::{VirtAddr, VirtRange};
 use crate::errno::Errno;
@@ -121,9 +121,14 @@ impl<P: Platform> MmUser<P> {
         if splits_one {
             self.check_map_count(state, 2, 1)?;
         }
+        let more = first.operations().filter(|_| splits_one).cloned();
+        let left = ordered(first.range().start().min(range.start()), range.start());
         state.vmas.reserve(edit.len(), self.machine.fail_point())?;
         self.uncount(state, range);
         let old = edit.commit(state, hull);
+        if let Some(ops) = more {
+            ops.open(left);
+        }
         self.clear_unmapped(state, range, &old);
         old.iter()
             .filter(|vma| range.covers(vma.range()))
@@ -156,6 +161,7 @@ impl<P: Platform> MmUser<P> {
             if split.is_ok() {
                 let old = edit.commit(state, whole.range);
                 self.retire(old);
+                open_rests(&whole, ordered(cut, whole.range.end()), 1);
             }
         }
     }
@@ -169,14 +175,7 @@ impl<P: Platform> MmUser<P> {
             if vma.flags().contains(VmFlags::SEALED) {
                 return Err(Errno::EPERM);
             }
-            let Some(ops) = vma.operations() else {
-                continue;
-            };
-            for cut in [range.start(), range.end()] {
-                if cut > vma.range().start() && cut < vma.range().end() {
-                    ops.may_split(vma.range(), cut)?;
-                }
-            }
+            check_cuts(vma, range)?;
         }
         Ok(())
     }
