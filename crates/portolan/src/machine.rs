@@ -199,6 +199,13 @@ impl<P: Platform> Machine<P> {
         Ok(())
     }
 
+    /// Promises `pages` again that the caller is about to take back under another name. `vm_acct_memory`.
+    pub(crate) fn recharge_commit(&self, pages: u64) {
+        if pages != 0 {
+            self.0.committed.add(self.platform().cpu(), pages as i64);
+        }
+    }
+
     /// Takes a promise back. `vm_unacct_memory`.
     pub(crate) fn uncharge_commit(&self, pages: u64) {
         if pages != 0 {

@@ -17,12 +17,18 @@ use portolan::space::{MapRequest, Mm, MmConfig, MmUser, Prot};
 use table::{Table, measure};
 
 const PAGE: u64 = 4096;
-const MEMORY: usize = 1 << 30;
+const MEMORY: usize = (1 << 30) + (128 << 20);
 /// Pages that are mapped when the cost of a page is measured.
 const PAGES: u64 = 4096;
 /// Pages that each thread faults in when the gain of a second thread is measured.
 const SCALING_PAGES: u64 = 16 * 1024;
 const MADV_DONTNEED: u32 = 4;
+/// MREMAP_MAYMOVE | MREMAP_FIXED.
+const MOVE: u32 = 3;
+/// What a page-table page translates.
+const HUGE: u64 = 2 << 20;
+/// Bytes that are moved as one.
+const MOVED: u64 = 1 << 30;
 
 fn machine() -> Machine<Sim<X86_64>> {
     Machine::new(Sim::new(MEMORY, 2), Settings::default()).expect("a machine")
@@ -107,6 +113,24 @@ fn fork_exit_page(mm: &MmUser<Sim<X86_64>>) -> f64 {
     cost
 }
 
+/// Moves `bytes` of memory, touched in every page, to places where it is aligned alike, there and back. Nanoseconds for one move.
+fn move_aligned(machine: &Machine<Sim<X86_64>>, bytes: u64) -> f64 {
+    let mm = space(machine);
+    let (mut at, mut to) = (
+        VirtAddr::new(1 << 40),
+        VirtAddr::new((1 << 40) + (5 << 30) + HUGE),
+    );
+    let request = MapRequest::anonymous(bytes, Prot::READ | Prot::WRITE);
+    mm.mmap(&request.fixed(at)).expect("a mapping");
+    touch(&mm, at, bytes / PAGE);
+    measure(64, |turns| {
+        for _ in 0..turns {
+            mm.mremap(at, bytes, bytes, MOVE, to).expect("moved");
+            (at, to) = (to, at);
+        }
+    })
+}
+
 /// How many times as much two threads fault in one space as one does, each in page-table pages of its own. The best of several runs: whatever else
 /// runs on the machine only takes away from it.
 fn scaling(machine: &Machine<Sim<X86_64>>) -> f64 {
@@ -187,6 +211,11 @@ fn main() {
         "fork and exit, a page",
         &[fork_exit_page(&mm), theirs.fork_exit_page],
         Some(0.3),
+    );
+    table.row(
+        "move 1 GiB, aligned to 2 MiB",
+        &[move_aligned(&machine, MOVED), theirs.move_aligned],
+        None,
     );
     table.print();
     println!(

@@ -15,6 +15,7 @@ pub struct Outer {
     pub fault: f64,
     pub unmap_page: f64,
     pub fork_exit_page: f64,
+    pub move_aligned: f64,
 }
 
 fn map(pages: usize) -> *mut u8 {
@@ -91,6 +92,26 @@ fn protect(empty: f64) -> f64 {
     cost - 2.0 * empty
 }
 
+/// Moves `bytes` of touched memory between two places that are aligned alike.
+fn move_aligned(bytes: usize) -> f64 {
+    const HUGE: usize = 2 << 20;
+    let room = map(2 * bytes / PAGE + 2 * HUGE / PAGE);
+    let start = room.wrapping_add(room.align_offset(HUGE));
+    touch(start, bytes / PAGE);
+    let (mut at, mut to) = (start, start.wrapping_add(bytes));
+    let cost = measure(16, |turns| {
+        for _ in 0..turns {
+            let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
+            // SAFETY: both places lie in the mapping above, which nothing else uses.
+            let moved = unsafe { libc::mremap(at.cast(), bytes, bytes, flags, to) };
+            assert_ne!(moved, libc::MAP_FAILED, "mremap failed");
+            (at, to) = (to, at);
+        }
+    });
+    unmap(room, 2 * bytes / PAGE + 2 * HUGE / PAGE);
+    cost
+}
+
 fn fork_exit() -> f64 {
     measure(1, |_| {
         // SAFETY: the child only leaves; the parent waits for it.
@@ -150,5 +171,6 @@ pub fn measure_all(pages: u64) -> Outer {
         fault: fault - empty,
         unmap_page,
         fork_exit_page: fork_exit_page(pages as usize),
+        move_aligned: move_aligned(1 << 30) - empty,
     }
 }

@@ -226,6 +226,12 @@ impl<'a, P: Platform> FlushBatch<'a, P> {
         }
     }
 
+    /// Page-table pages of `range` left their place in the tree, or left it for good: what walkers keep of them will be flushed with the range.
+    pub(super) fn note_tables(&mut self, range: VirtRange) {
+        self.tables = Tables::Freed;
+        self.note(range);
+    }
+
     /// Unlinks the page-table pages that cover a part of `range` and nothing outside `bounds`: no mapping lies in `bounds`, and their entries were
     /// cleared. They go back after the flush and a grace period. `free_pgtables`.
     ///
@@ -261,8 +267,7 @@ impl<'a, P: Platform> FlushBatch<'a, P> {
             if let Some(child) = upper.child(index, at) {
                 if bounds.covers(child.covers()) {
                     upper.lock().take(index);
-                    self.note(child.covers());
-                    self.tables = Tables::Freed;
+                    self.note_tables(child.covers());
                     self.retire(table, child);
                 } else if level > 1 {
                     self.free_within(table, child, bounds, at, next);

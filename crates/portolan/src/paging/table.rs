@@ -37,6 +37,8 @@ pub struct PageTable<P: Platform> {
     root: Pfn,
     /// Page-table pages that count for [`PageTable::table_bytes`].
     tables: AtomicU64,
+    /// Changes whenever a page-table page is moved to another place in the tree.
+    moves: AtomicU64,
     /// Owns the root; below it each table entry owns the frame it points at.
     owner: PageRef<P>,
 }
@@ -53,6 +55,7 @@ impl<P: Platform> PageTable<P> {
         Ok(Self {
             root: owner.pfn(),
             tables: AtomicU64::new(0),
+            moves: AtomicU64::new(0),
             owner,
         })
     }
@@ -101,10 +104,55 @@ impl<P: Platform> PageTable<P> {
         Some(TableRef::new(phys, table, 0, addr.get()))
     }
 
-    /// The level-0 table that translates `addr`, made with what is missing above it if need be.
-    ///
-    /// A page-table page is linked under the lock of the one above it, and only if `attached` says there that the mapping the caller acts for
-    /// still stands. So what unmaps it either sees the new page or makes `attached` say no. `None`: it said no, or a large page is mapped there.
+    /// The level-0 table that translates `addr`, locked, if there is one. Unlike [`PageTable::leaf`] followed by a lock, this cannot return a
+    /// table that `mremap` has meanwhile moved to other addresses, so its entries are those of `addr`.
+    #[inline]
+    pub fn locked_leaf<'a>(
+        &'a self,
+        phys: &'a Phys<P>,
+        addr: VirtAddr,
+    ) -> Option<LockedTable<'a, P>> {
+        loop {
+            let moves = self.moves.load(Ordering::Acquire);
+            let locked = self.leaf(phys, addr)?.lock();
+            if self.moves.load(Ordering::Acquire) == moves {
+                return Some(locked);
+            }
+        }
+    }
+
+    /// How often page-table pages were moved so far. Who reads entries without a lock reads this before and after.
+    pub fn moves(&self) -> u64 {
+        self.moves.load(Ordering::Acquire)
+    }
+
+    /// A page-table page is out of its old place and not yet in its new one.
+    pub(super) fn note_move(&self) {
+        self.moves.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// The table at `level` that translates `addr`; where there is none, the level of the entry that is absent. That has then been looked at
+    /// under its lock: whoever links a table there later sees what the caller did before.
+    pub(super) fn reach<'a>(
+        &'a self,
+        phys: &'a Phys<P>,
+        addr: VirtAddr,
+        level: u8,
+    ) -> Result<TableRef<'a, P>, u8> {
+        let mut table = self.top(phys);
+        while table.level() > level {
+            let index = P::Format::index(table.level(), addr.get());
+            let mut next = table.child(index, addr.get());
+            if next.is_none() {
+                drop(table.lock());
+                next = table.child(index, addr.get());
+            }
+            table = next.ok_or(table.level())?;
+        }
+        Ok(table)
+    }
+
+    /// The level-0 table that translates `addr`, made with what is missing above it if need be. As [`PageTable::table_or_create`].
     ///
     /// # Errors
     /// No frame for a page-table page. What was linked before stays, empty.
@@ -115,17 +163,35 @@ impl<P: Platform> PageTable<P> {
         addr: VirtAddr,
         attached: impl Fn() -> bool,
     ) -> Result<Option<TableRef<'a, P>>, OutOfMemory> {
+        self.table_or_create(phys, addr, 0, attached)
+    }
+
+    /// The table at `level` that translates `addr`, made with what is missing above it if need be.
+    ///
+    /// A page-table page is linked under the lock of the one above it, and only if `attached` says there that the mapping the caller acts for
+    /// still stands. So what unmaps it either sees the new page or makes `attached` say no. `None`: it said no, or a large page is mapped there.
+    ///
+    /// # Errors
+    /// No frame for a page-table page. What was linked before stays, empty.
+    #[inline]
+    pub fn table_or_create<'a>(
+        &'a self,
+        phys: &'a Phys<P>,
+        addr: VirtAddr,
+        level: u8,
+        attached: impl Fn() -> bool,
+    ) -> Result<Option<TableRef<'a, P>>, OutOfMemory> {
         if !is_translated::<P::Format>(addr) {
             return Ok(None);
         }
         let mut table = self.root;
-        for level in (1..P::Format::LEVELS).rev() {
-            let index = P::Format::index(level, addr.get());
+        for upper in (level + 1..P::Format::LEVELS).rev() {
+            let index = P::Format::index(upper, addr.get());
             let raw = cells(phys, table)[index].load(Ordering::Acquire);
-            table = match P::Format::table_at(level, raw) {
+            table = match P::Format::table_at(upper, raw) {
                 Some(next) => next,
                 None => match self.link(
-                    TableRef::new(phys, table, level, addr.get()),
+                    TableRef::new(phys, table, upper, addr.get()),
                     index,
                     &attached,
                 )? {
@@ -134,7 +200,7 @@ impl<P: Platform> PageTable<P> {
                 },
             };
         }
-        Ok(Some(TableRef::new(phys, table, 0, addr.get())))
+        Ok(Some(TableRef::new(phys, table, level, addr.get())))
     }
 
     /// Makes a page-table page for one entry, unless another was quicker. `__pte_alloc` and its kin.

@@ -52,6 +52,8 @@ impl<P: Platform> Mm<P> {
     }
 
     /// Shows the pages of `range` that are present and were used before, in order: what a TLB may load ahead without changing any state.
+    ///
+    /// Nothing is locked: a TLB must forget what it was shown if a flush of these pages was ordered since before this call.
     pub fn translate_present(
         &self,
         range: VirtRange,
@@ -91,9 +93,8 @@ impl<P: Platform> Mm<P> {
             return None;
         }
         let _guard = self.machine.pin();
-        let table = self.table.leaf(self.machine.phys(), addr)?;
+        let mut locked = self.table.locked_leaf(self.machine.phys(), addr)?;
         let index = P::Format::index(0, addr.get());
-        let mut locked = table.lock();
         let Entry::Present(mut leaf) = locked.get(index) else {
             return None;
         };

@@ -83,6 +83,20 @@ impl<'m, P: Platform> Edit<'m, P> {
         )
     }
 
+    /// Adds what `whole` leaves on both sides of `part`.
+    ///
+    /// # Errors
+    /// `ENOMEM`: the heap is exhausted.
+    pub fn add_rests(&mut self, whole: &VmaFields<P>, part: VirtRange) -> Result<(), Errno> {
+        let (start, end) = (whole.range.start(), whole.range.end());
+        for rest in [range(start, part.start()), range(part.end(), end)] {
+            if !rest.is_empty() {
+                self.add(whole.cut(rest))?;
+            }
+        }
+        Ok(())
+    }
+
     /// How many areas it holds.
     pub fn len(&self) -> usize {
         self.count
@@ -272,6 +286,21 @@ pub(crate) fn mergeable_after<P: Platform>(
     }
     let next = next.fields();
     can_merge(area, &next).then_some(next)
+}
+
+/// What a new area becomes at its free place: one with those of its neighbours that say the same. `vma_merge_new_range`.
+pub(crate) fn merged_with_neighbours<P: Platform>(
+    state: &MmState<P>,
+    area: VmaFields<P>,
+) -> VmaFields<P> {
+    let mut merged = area;
+    if let Some(prev) = mergeable_before(state, &merged) {
+        merged = joined(&prev, &merged);
+    }
+    if let Some(next) = mergeable_after(state, &merged) {
+        merged = joined(&merged, &next);
+    }
+    merged
 }
 
 /// The area that two adjoining ones make.

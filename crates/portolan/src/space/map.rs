@@ -4,7 +4,7 @@
 use alloc::sync::Arc;
 use core::sync::atomic::Ordering;
 
-use super::edit::{Edit, joined, mergeable_after, mergeable_before, range as ordered};
+use super::edit::{Edit, merged_with_neighbours};
 use super::flags::{
     LEGACY_MAP_MASK, MAP_DROPPABLE, MAP_SHARED_VALIDATE, MAP_TYPE, Map, Prot, vm_flags_of_map,
     vm_flags_of_prot,
@@ -328,37 +328,14 @@ impl<P: Platform> MmUser<P> {
     pub(crate) fn insert_area(
         &self,
         state: &mut MmState<P>,
-        fields: VmaFields<P>,
+        mut fields: VmaFields<P>,
     ) -> Result<(), Errno> {
-        let nowhere = ordered(VirtAddr::new(0), VirtAddr::new(0));
-        self.insert_area_apart(state, fields, nowhere)
-    }
-
-    /// The same, but not merged with areas inside `apart`, which are still to change.
-    pub(crate) fn insert_area_apart(
-        &self,
-        state: &mut MmState<P>,
-        fields: VmaFields<P>,
-        apart: VirtRange,
-    ) -> Result<(), Errno> {
-        let (mut flags, pages) = (fields.flags, fields.pages());
-        let mut merged = fields;
-        if merged.flags.intersects(VmFlags::SPECIAL) {
-            merged.flags &= !(VmFlags::LOCKED | VmFlags::LOCKONFAULT);
-            flags = merged.flags;
+        if fields.flags.intersects(VmFlags::SPECIAL) {
+            fields.flags &= !VmFlags::LOCKED_MASK;
         }
-        let mut hull = merged.range;
-        if let Some(prev) =
-            mergeable_before(state, &merged).filter(|prev| !apart.covers(prev.range))
-        {
-            merged = joined(&prev, &merged);
-            hull = merged.range;
-        }
-        if let Some(next) = mergeable_after(state, &merged).filter(|next| !apart.covers(next.range))
-        {
-            merged = joined(&merged, &next);
-            hull = merged.range;
-        }
+        let (flags, pages) = (fields.flags, fields.pages());
+        let merged = merged_with_neighbours(state, fields);
+        let hull = merged.range;
         let mut edit = Edit::new(self);
         edit.add(merged)?;
         state.vmas.reserve(edit.len(), self.machine.fail_point())?;

@@ -1,6 +1,6 @@
 //! `mremap`: shrink, grow in place, move. Entries move, not bytes: whole page-table pages where both sides are aligned alike.
 
-use super::edit::{Edit, joined, mergeable_after, mergeable_before, open_rests, range as ordered};
+use super::edit::{Edit, joined, mergeable_after, merged_with_neighbours, range as ordered};
 use super::flags::Map;
 use super::fork::ClosedGate;
 use super::layout::PlaceRequest;
@@ -338,157 +338,121 @@ impl<P: Platform> MmUser<P> {
             },
         )?;
         let to = VirtRange::with_len(new, request.new_len).ok_or(Errno::ENOMEM)?;
-        let charged = if fields.is_accounted() {
-            to.pages(granule)
+        let kept = if request.has(MREMAP_DONTUNMAP) {
+            Kept::Empty
         } else {
-            0
+            Kept::Nothing
+        };
+        let moved = match (fields.is_accounted(), kept) {
+            (true, Kept::Nothing) => from.pages(granule),
+            _ => 0,
+        };
+        let charged = match fields.is_accounted() {
+            true => to.pages(granule) - moved,
+            false => 0,
         };
         self.machine.charge_commit(charged)?;
-        let moved = self.moved_fields(&fields, from, to);
-        let locked = moved.flags.contains(VmFlags::LOCKED);
         let gate = ClosedGate::new(self);
-        let result = match self.insert_moved(state, &fields, moved, from, request) {
-            Ok(edits) => self.finish_move(state, &fields, from, to, edits),
-            Err(error) => {
-                self.machine.uncharge_commit(charged);
-                Err(error)
-            }
-        };
+        let result = self
+            .plan_move(state, &fields, from, to, kept)
+            .inspect_err(|_| self.machine.uncharge_commit(charged))
+            .and_then(|plan| {
+                self.machine.recharge_commit(moved);
+                self.carry_out(state, &fields, plan)
+            });
         drop(gate);
         result?;
-        if locked && request.new_len > request.old_len {
+        if fields.flags.contains(VmFlags::LOCKED) && request.new_len > request.old_len {
             *populate = Some(to);
         }
         Ok(new)
     }
 
-    /// The steps of a move that can fail for want of memory: the new place exists, with its page-table pages, and what moves is alone in its area.
-    /// Nothing has changed on an error.
-    fn insert_moved<'m>(
+    /// All of a move that can fail for want of memory: the areas of every step, and the page-table pages of the target. Nothing has changed,
+    /// with or without an error.
+    fn plan_move<'m>(
         &'m self,
         state: &mut MmState<P>,
-        fields: &VmaFields<P>,
-        moved: VmaFields<P>,
-        from: VirtRange,
-        request: Request,
-    ) -> Result<MoveEdits<'m, P>, Errno> {
-        let to = moved.range;
-        let mut whole = Edit::new(self);
-        whole.add(fields.clone())?;
-        let mut left = None;
-        if request.has(MREMAP_DONTUNMAP) {
-            let mut edit = Edit::new(self);
-            edit.add(left_behind(fields, from))?;
-            left = Some(edit);
-        }
-        state.vmas.reserve(4, self.machine.fail_point())?;
-        // Alone, the part that moves can be unmapped at the end without a split, which could fail.
-        self.split_off(state, fields, from)?;
-        let target = ordered(to.start(), plus(to.start(), from.bytes())?);
-        let reserved = self
-            .flush_batch()
-            .reserve_move(&self.table, from, target.start());
-        let inserted = match reserved {
-            Ok(()) => self.insert_area_apart(state, moved, fields.range),
-            Err(error) => Err(error.into()),
-        };
-        match inserted {
-            Ok(()) => Ok(MoveEdits { whole, left }),
-            Err(error) => {
-                self.retire(whole.commit(state, fields.range));
-                Err(error)
-            }
-        }
-    }
-
-    /// The rest of a move, which only the driver can refuse: then all is as it was before.
-    fn finish_move(
-        &self,
-        state: &mut MmState<P>,
-        fields: &VmaFields<P>,
+        source: &VmaFields<P>,
         from: VirtRange,
         to: VirtRange,
-        edits: MoveEdits<'_, P>,
+        kept: Kept,
+    ) -> Result<MovePlan<'m, P>, Errno> {
+        let moved = moved_fields(source, from, to);
+        let merged = merged_with_neighbours(state, moved);
+        // Memory that was never touched can merge with the very area it comes from.
+        let whole = if merged.range.covers(from) {
+            &merged
+        } else {
+            source
+        };
+        let mut rests = Edit::new(self);
+        match kept {
+            Kept::Nothing if from.is_empty() => {}
+            Kept::Nothing => rests.add_rests(whole, from)?,
+            Kept::Empty => rests.add(left_behind(whole, from))?,
+        }
+        let mut undo = Edit::new(self);
+        if source.ops.is_some() {
+            undo.add_rests(&merged, to)?;
+        }
+        let (hull, rests_hull) = (merged.range, whole.range);
+        let mut target = Edit::new(self);
+        target.add(merged)?;
+        let room = target.len() + rests.len() + undo.len();
+        state.vmas.reserve(room, self.machine.fail_point())?;
+        let landing = ordered(to.start(), plus(to.start(), from.bytes())?);
+        self.flush_batch()
+            .reserve_move(&self.table, from, landing.start())?;
+        Ok(MovePlan {
+            from,
+            to,
+            landing,
+            kept,
+            target,
+            hull,
+            rests,
+            rests_hull,
+            undo,
+        })
+    }
+
+    /// Carries a move out. Only the driver can refuse it now: then all is as it was before.
+    fn carry_out(
+        &self,
+        state: &mut MmState<P>,
+        source: &VmaFields<P>,
+        plan: MovePlan<'_, P>,
     ) -> Result<(), Errno> {
-        let target = ordered(to.start(), plus(to.start(), from.bytes())?);
-        self.move_entries(fields, from, target);
-        if let Some(ops) = &fields.ops {
-            ops.open(to);
+        let (from, to, landing) = (plan.from, plan.to, plan.landing);
+        let pages = |range: VirtRange| range.pages(P::Format::GRANULE);
+        self.retire(plan.target.commit(state, plan.hull));
+        state.counts.add(source.flags, pages(to));
+        self.move_entries(source, from, landing);
+        if let Some(ops) = &source.ops {
+            if plan.hull == to {
+                ops.open(to);
+            }
             if let Err(error) = ops.mremap(from, to) {
-                self.move_entries(fields, target, from);
-                self.unmap_range(state, to)?;
-                self.retire(edits.whole.commit(state, fields.range));
+                self.move_entries(source, landing, from);
+                self.remove(state, to, plan.undo, plan.hull);
                 return Err(error);
             }
         }
-        drop(edits.whole);
-        match edits.left {
-            Some(left) => {
-                self.retire(left.commit(state, fields.range));
-                let (flags, pages) = (fields.flags, fields.pages());
-                state.counts.sub(flags, pages);
-                state.counts.add(flags & !VmFlags::LOCKED_MASK, pages);
-            }
-            None => {
-                self.unmap_range(state, from)?;
-                if !from.is_empty() {
-                    open_rests(fields, from, 2);
-                }
+        match plan.kept {
+            Kept::Nothing if from.is_empty() => {}
+            Kept::Nothing => self.remove(state, from, plan.rests, plan.rests_hull),
+            Kept::Empty => {
+                let range = plan.rests_hull;
+                self.retire(plan.rests.commit(state, range));
+                let flags = source.flags;
+                state.counts.sub(flags, pages(range));
+                state
+                    .counts
+                    .add(flags & !VmFlags::LOCKED_MASK, pages(range));
             }
         }
-        self.merge_with_neighbours(state, to.start());
         Ok(())
-    }
-
-    /// Merges the area at `at` with neighbours that say the same: those that were parts of the source were left alone so far. Without memory
-    /// for it they stay two.
-    fn merge_with_neighbours(&self, state: &mut MmState<P>, at: VirtAddr) {
-        let Some(area) = state.vmas.get(at.get()).map(|vma| vma.fields()) else {
-            return;
-        };
-        if mergeable_before(state, &area).is_some() || mergeable_after(state, &area).is_some() {
-            let _ = self.modify(state, area);
-        }
-    }
-
-    /// Makes `part` of an area one of its own, with the rests beside it.
-    fn split_off(
-        &self,
-        state: &mut MmState<P>,
-        fields: &VmaFields<P>,
-        part: VirtRange,
-    ) -> Result<(), Errno> {
-        if part == fields.range || part.is_empty() {
-            return Ok(());
-        }
-        let mut edit = Edit::new(self);
-        let left = ordered(fields.range.start(), part.start());
-        let right = ordered(part.end(), fields.range.end());
-        for piece in [left, part, right]
-            .into_iter()
-            .filter(|piece| !piece.is_empty())
-        {
-            edit.add(fields.cut(piece))?;
-        }
-        let old = edit.commit(state, fields.range);
-        self.retire(old);
-        Ok(())
-    }
-
-    /// The area at its new place. Anonymous memory that was never touched takes its page offset from its new address.
-    fn moved_fields(&self, fields: &VmaFields<P>, from: VirtRange, to: VirtRange) -> VmaFields<P> {
-        let granule = P::Format::GRANULE;
-        let skipped = (from.start().get() - fields.range.start().get()) >> granule.shift();
-        let untouched = fields.content == Content::Anonymous && fields.anon == 0;
-        let pgoff = match untouched {
-            true => to.start().get() >> granule.shift(),
-            false => fields.pgoff.wrapping_add(skipped),
-        };
-        VmaFields {
-            range: to,
-            pgoff,
-            ..fields.clone()
-        }
     }
 
     /// Room in the map count, and a driver that lets the area be split.
@@ -528,12 +492,51 @@ impl<P: Platform> MmUser<P> {
     }
 }
 
-/// What was prepared for a move while it could still fail.
-struct MoveEdits<'m, P: Platform> {
-    /// The source as it was, for a move that the driver refuses.
-    whole: Edit<'m, P>,
-    /// With MREMAP_DONTUNMAP: the source as it will be.
-    left: Option<Edit<'m, P>>,
+/// What a move leaves at the source.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kept {
+    /// A hole.
+    Nothing,
+    /// The mapping, without its pages. MREMAP_DONTUNMAP.
+    Empty,
+}
+
+/// A move whose every step has what it needs.
+struct MovePlan<'m, P: Platform> {
+    from: VirtRange,
+    to: VirtRange,
+    /// The part of `to` that the entries of `from` go to.
+    landing: VirtRange,
+    kept: Kept,
+    /// The new mapping, one with the neighbours that it merges with.
+    target: Edit<'m, P>,
+    hull: VirtRange,
+    /// What is at the source afterwards.
+    rests: Edit<'m, P>,
+    rests_hull: VirtRange,
+    /// What the new mapping had merged with, for a driver that refuses.
+    undo: Edit<'m, P>,
+}
+
+/// The area at its new place. Anonymous memory that was never touched takes its page offset from its new address. `copy_vma`.
+fn moved_fields<P: Platform>(
+    fields: &VmaFields<P>,
+    from: VirtRange,
+    to: VirtRange,
+) -> VmaFields<P> {
+    let granule = P::Format::GRANULE;
+    let skipped = (from.start().get() - fields.range.start().get()) >> granule.shift();
+    let untouched = fields.content == Content::Anonymous && fields.anon == 0;
+    let pgoff = match untouched {
+        true => to.start().get() >> granule.shift(),
+        false => fields.pgoff.wrapping_add(skipped),
+    };
+    VmaFields {
+        range: to,
+        pgoff,
+        flags: fields.flags | VmFlags::SOFTDIRTY,
+        ..fields.clone()
+    }
 }
 
 /// What the source says after MREMAP_DONTUNMAP: it is not locked any more, and when all of it was emptied it has no anonymous pages to

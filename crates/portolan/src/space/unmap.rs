@@ -4,6 +4,7 @@
 use super::account::RssKind;
 use super::edit::{Detached, Edit, check_cuts, open_rests, range as ordered, withdraw};
 use super::mm::{Mm, MmState, MmUser};
+use super::vma::Vma;
 use crate::addr::{VirtAddr, VirtRange};
 use crate::errno::Errno;
 use crate::object::VmFlags;
@@ -121,13 +122,27 @@ impl<P: Platform> MmUser<P> {
         if splits_one {
             self.check_map_count(state, 2, 1)?;
         }
-        let more = first.operations().filter(|_| splits_one).cloned();
-        let left = ordered(first.range().start().min(range.start()), range.start());
         state.vmas.reserve(edit.len(), self.machine.fail_point())?;
+        self.remove(state, range, edit, hull);
+        Ok(())
+    }
+
+    /// Removes every mapping in `range`, of which `rests` stays: all that lay in `hull` outside `range`. There is room for it, so this cannot fail.
+    pub(crate) fn remove(
+        &self,
+        state: &mut MmState<P>,
+        range: VirtRange,
+        rests: Edit<'_, P>,
+        hull: VirtRange,
+    ) {
+        let sticks_out =
+            |vma: &&Vma<P>| vma.range().start() < range.start() && vma.range().end() > range.end();
+        let split = state.vmas.get(range.start().get()).filter(sticks_out);
+        let split = split.and_then(|vma| Some((vma.range().start(), vma.operations()?.clone())));
         self.uncount(state, range);
-        let old = edit.commit(state, hull);
-        if let Some(ops) = more {
-            ops.open(left);
+        let old = rests.commit(state, hull);
+        if let Some((start, ops)) = split {
+            ops.open(ordered(start, range.start()));
         }
         self.clear_unmapped(state, range, &old);
         old.iter()
@@ -138,7 +153,6 @@ impl<P: Platform> MmUser<P> {
                 }
             });
         old.retire(self.machine.epoch());
-        Ok(())
     }
 
     /// Splits the areas that stick out of `range` at its ends, which is what Linux leaves of a mapping that was to take the place of `range` and
