@@ -105,6 +105,30 @@ fn unmap_page(mm: &MmUser<Sim<X86_64>>) -> f64 {
     })
 }
 
+fn drop_page(mm: &MmUser<Sim<X86_64>>) -> f64 {
+    let at = anonymous(mm, PAGES);
+    let cost = measure(PAGES, |pages| {
+        touch(mm, at, pages);
+        let start = Instant::now();
+        mm.madvise(at, pages * PAGE, MADV_DONTNEED)
+            .expect("dropped");
+        table::Timed(start.elapsed())
+    });
+    mm.munmap(at, PAGES * PAGE).expect("unmapped");
+    cost
+}
+
+fn exit_page(machine: &Machine<Sim<X86_64>>) -> f64 {
+    measure(PAGES, |pages| {
+        let mm = space(machine);
+        let at = anonymous(&mm, pages);
+        touch(&mm, at, pages);
+        let start = Instant::now();
+        drop(mm);
+        table::Timed(start.elapsed())
+    })
+}
+
 fn fork_exit_page(mm: &MmUser<Sim<X86_64>>) -> f64 {
     let at = anonymous(mm, PAGES);
     touch(mm, at, PAGES);
@@ -205,6 +229,16 @@ fn main() {
     table.row(
         "unmap, a touched page",
         &[unmap_page(&mm), theirs.unmap_page],
+        None,
+    );
+    table.row(
+        "DONTNEED, a touched page",
+        &[drop_page(&mm), theirs.drop_page],
+        None,
+    );
+    table.row(
+        "exit, a touched page",
+        &[exit_page(&machine), theirs.exit_page],
         None,
     );
     table.row(

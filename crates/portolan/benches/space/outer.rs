@@ -14,6 +14,8 @@ pub struct Outer {
     pub protect: f64,
     pub fault: f64,
     pub unmap_page: f64,
+    pub drop_page: f64,
+    pub exit_page: f64,
     pub fork_exit_page: f64,
     pub move_aligned: f64,
 }
@@ -125,6 +127,37 @@ fn fork_exit() -> f64 {
     })
 }
 
+fn drop_page(pages: u64) -> f64 {
+    let at = map(pages as usize);
+    let cost = measure(pages, |pages| {
+        touch(at, pages as usize);
+        let start = Instant::now();
+        // SAFETY: the mapping above, whose contents nobody needs.
+        unsafe { libc::madvise(at.cast(), pages as usize * PAGE, libc::MADV_DONTNEED) };
+        Timed(start.elapsed())
+    });
+    unmap(at, pages as usize);
+    cost
+}
+
+/// The cost of a page in exit: what `pages` pages that a child touches add to its end, without what touching them adds.
+fn exit_page(pages: usize, fault: f64) -> f64 {
+    let child = |pages: usize| {
+        measure(1, |_| {
+            // SAFETY: the child touches memory of its own and leaves; the parent waits for it.
+            unsafe {
+                let child = libc::fork();
+                if child == 0 {
+                    touch(map(pages), pages);
+                    libc::_exit(0);
+                }
+                libc::waitpid(child, null_mut(), 0);
+            }
+        })
+    };
+    (child(pages) - child(1)) / pages as f64 - fault
+}
+
 /// The cost of a page in fork and exit: what `pages` touched pages add.
 fn fork_exit_page(pages: usize) -> f64 {
     let without = fork_exit();
@@ -170,6 +203,8 @@ pub fn measure_all(pages: u64) -> Outer {
         // A fault is no system call, but it enters and leaves the kernel as one does.
         fault: fault - empty,
         unmap_page,
+        drop_page: drop_page(pages),
+        exit_page: exit_page(pages as usize, fault),
         fork_exit_page: fork_exit_page(pages as usize),
         move_aligned: move_aligned(1 << 30) - empty,
     }
