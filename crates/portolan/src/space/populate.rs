@@ -11,9 +11,11 @@ use crate::platform::Platform;
 /// What a failure does.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Populate {
-    /// It ends the work and nobody is told (`mm_populate`).
+    /// It ends the work on that area, and nobody is told (`mm_populate`).
     Silently,
-    /// It is the caller's result (`madvise_populate`): for this access.
+    /// It is the caller's result (`__mm_populate` for `mlock`). Holes are passed over.
+    Locking,
+    /// It is the caller's result (`madvise_populate`): for this access. A hole is a failure.
     Strictly(Access),
 }
 
@@ -23,41 +25,56 @@ impl<P: Platform> MmUser<P> {
         let _ = self.populate_range(range, how);
     }
 
-    /// Faults in every page of `range`, up to the first that cannot be. `populate_vma_page_range`, `faultin_page_range`.
+    /// Faults in every page of `range`. `populate_vma_page_range`, `faultin_page_range`.
     ///
     /// # Errors
-    /// `ENOMEM`: a hole or no memory. `EFAULT`: an access would bring SIGBUS. `EINVAL`: an area does not allow it.
+    /// `ENOMEM`: a hole or no memory. `EFAULT`: an access would bring a signal. `EINVAL`: an area does not allow it.
     pub(crate) fn populate_range(&self, range: VirtRange, how: Populate) -> Result<(), Errno> {
-        let granule = P::Format::GRANULE;
         let mut at = range.start();
         while at < range.end() {
             let (area, flags) = {
                 let state = self.state.read();
-                let vma = state.vmas.find(at.get()).ok_or(Errno::ENOMEM)?;
-                (vma.range(), vma.flags())
+                match state.vmas.find(at.get()) {
+                    Some(vma) => (vma.range(), vma.flags()),
+                    None => return hole(how),
+                }
             };
-            if area.start() > at && how != Populate::Silently {
-                return Err(Errno::ENOMEM);
+            if area.start() > at {
+                hole(how)?;
             }
-            let Some(part) = area.intersection(range) else {
+            let Some(part) = area.intersection(super::edit::range(at, range.end())) else {
                 return Ok(());
             };
-            at = part.start().max(at);
-            let access = match how {
-                Populate::Strictly(access) => access,
-                Populate::Silently => silent_access(flags),
-            };
-            if !is_reachable(flags, how) {
-                if how != Populate::Silently {
-                    return Err(Errno::EINVAL);
-                }
-                at = part.end();
-                continue;
+            at = part.end();
+            let done = self.populate_part(part, flags, how);
+            if how != Populate::Silently {
+                done?;
             }
-            while at < part.end() {
-                self.populate_page(at, access)?;
-                at = at.checked_add(granule.bytes()).ok_or(Errno::ENOMEM)?;
+        }
+        Ok(())
+    }
+
+    /// Faults in the pages of one area, up to the first that cannot be.
+    fn populate_part(&self, part: VirtRange, flags: VmFlags, how: Populate) -> Result<(), Errno> {
+        let bare = flags.intersects(VmFlags::IO | VmFlags::PFNMAP);
+        let access = match how {
+            Populate::Strictly(Access::Write) if bare || !flags.contains(VmFlags::WRITE) => {
+                return Err(Errno::EINVAL);
             }
+            Populate::Strictly(_) if bare || !flags.contains(VmFlags::READ) => {
+                return Err(Errno::EINVAL);
+            }
+            Populate::Strictly(access) => access,
+            _ if bare || flags.contains(VmFlags::LOCKONFAULT) => return Ok(()),
+            _ if !flags.intersects(VmFlags::ACCESS) => return Err(Errno::EFAULT),
+            _ => silent_access(flags),
+        };
+        let mut at = part.start();
+        while at < part.end() {
+            self.populate_page(at, access)?;
+            at = at
+                .checked_add(P::Format::GRANULE.bytes())
+                .ok_or(Errno::ENOMEM)?;
         }
         Ok(())
     }
@@ -87,14 +104,12 @@ impl<P: Platform> MmUser<P> {
     }
 }
 
-/// Whether an area can be populated at all. `check_vma_flags`.
-fn is_reachable(flags: VmFlags, how: Populate) -> bool {
-    let needed = match how {
-        Populate::Silently => VmFlags::ACCESS,
-        Populate::Strictly(Access::Write) => VmFlags::WRITE,
-        Populate::Strictly(_) => VmFlags::READ,
-    };
-    flags.intersects(needed) && !flags.intersects(VmFlags::IO | VmFlags::PFNMAP)
+/// What a hole means.
+fn hole(how: Populate) -> Result<(), Errno> {
+    match how {
+        Populate::Strictly(_) => Err(Errno::ENOMEM),
+        Populate::Silently | Populate::Locking => Ok(()),
+    }
 }
 
 /// How silent population touches an area: private writable memory is broken out of sharing at once.
