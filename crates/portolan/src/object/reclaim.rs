@@ -1,5 +1,6 @@
 //! Clean pages given up when memory is short. Not for dirty ones (`writeback` first) nor mapped ones, which their spaces must give up.
 
+use core::ops::Range;
 use core::sync::atomic::Ordering;
 
 use super::cache::Cache;
@@ -32,6 +33,42 @@ impl<P: Platform> Cache<P> {
         }
         self.reclaim_hand.store(at, Ordering::Relaxed);
         freed
+    }
+
+    /// Drops the pages of `range` that are clean and that nobody else refers to; returns how many. As [`Cache::reclaim`] otherwise.
+    pub fn reclaim_range(&self, range: Range<u64>) -> u64 {
+        if self.is_shmem() {
+            return 0;
+        }
+        let Some(_filling) = self.fill_lock.try_write() else {
+            return 0;
+        };
+        let (mut freed, mut at) = (0, range.start);
+        loop {
+            let mut batch: [Option<PageRef<P>>; BATCH] = [const { None }; BATCH];
+            let mut tree = self.pages.lock();
+            let mut room = batch.iter_mut();
+            let more = loop {
+                let Some(index) = tree.next(Tag::Present, at).filter(|&at| at < range.end) else {
+                    break None;
+                };
+                if tree.is_dirty(index) || !tree.get(index).is_some_and(PageRef::is_exclusive) {
+                    at = index + 1;
+                    continue;
+                }
+                let Some(slot) = room.next() else {
+                    break Some(index);
+                };
+                *slot = tree.take(index);
+                at = index + 1;
+                freed += 1;
+            };
+            drop(tree);
+            match more {
+                Some(next) => at = next,
+                None => return freed,
+            }
+        }
     }
 
     /// Looks at a batch of pages from `at` on, and takes what may go; returns how many it looked at, at least 1.

@@ -6,14 +6,20 @@ use alloc::sync::Arc;
 use super::edit::range as ordered;
 use super::mm::{MmState, MmUser};
 use super::populate::Populate;
+use super::seal::check_discard;
 use super::vma::{Name, Vma};
 use crate::addr::{VirtAddr, VirtRange};
 use crate::errno::Errno;
 use crate::object::{File, VmFlags};
 use crate::paging::{Access, Entry, Format, Leaf, LeafFlags};
-use crate::phys::FrameKind;
+use crate::phys::{FrameKind, PageFlags};
 use crate::platform::Platform;
 use linux_raw_sys::general as raw;
+
+/// `MADV_GUARD_INSTALL`.
+const MADV_GUARD_INSTALL: u32 = 102;
+/// `MADV_GUARD_REMOVE`.
+const MADV_GUARD_REMOVE: u32 = 103;
 
 /// What an advice does to each area.
 #[derive(Clone, Copy)]
@@ -30,6 +36,14 @@ enum Advice {
     Remove,
     /// Faults the pages in.
     Populate(Access),
+    /// The pages were not used lately.
+    Cold,
+    /// The pages will not be used soon: what has another copy may go.
+    PageOut,
+    /// Makes the pages guards.
+    GuardInstall,
+    /// Takes guards away.
+    GuardRemove,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -61,6 +75,10 @@ impl Advice {
             raw::MADV_KEEPONFORK => flags(none, VmFlags::WIPEONFORK),
             raw::MADV_DONTDUMP => flags(VmFlags::DONTDUMP, none),
             raw::MADV_DODUMP => flags(none, VmFlags::DONTDUMP),
+            raw::MADV_COLD => Advice::Cold,
+            raw::MADV_PAGEOUT => Advice::PageOut,
+            MADV_GUARD_INSTALL => Advice::GuardInstall,
+            MADV_GUARD_REMOVE => Advice::GuardRemove,
             raw::MADV_POPULATE_READ => Advice::Populate(Access::Read),
             raw::MADV_POPULATE_WRITE => Advice::Populate(Access::Write),
             _ => return Err(Errno::EINVAL),
@@ -72,7 +90,7 @@ impl<P: Platform> MmUser<P> {
     /// `madvise`. `mm/madvise.c: do_madvise`.
     ///
     /// Built: NORMAL, RANDOM, SEQUENTIAL, WILLNEED, DONTNEED, DONTNEED_LOCKED, FREE, REMOVE, DONTFORK, DOFORK, WIPEONFORK, KEEPONFORK,
-    /// DONTDUMP, DODUMP, POPULATE_READ, POPULATE_WRITE.
+    /// DONTDUMP, DODUMP, COLD, PAGEOUT, POPULATE_READ, POPULATE_WRITE, GUARD_INSTALL, GUARD_REMOVE.
     ///
     /// # Errors
     /// - `EINVAL`: unaligned, a length that overflows, an advice that is unknown or not built, or one that the area cannot take.
@@ -93,6 +111,11 @@ impl<P: Platform> MmUser<P> {
             Advice::Populate(access) => self.populate_range(range, Populate::Strictly(access)),
             Advice::Flags { set, clear } => self.each_part(range, |state, part| {
                 self.advise_flags(state, part, set, clear)
+            }),
+            Advice::GuardInstall => self.each_part(range, |state, part| {
+                let vma = state.vmas.get(part.start().get()).ok_or(Errno::ENOMEM)?;
+                check_discard(vma)?;
+                self.guard_install(state, vma, part)
             }),
             _ => self.advise_shared(range, advice),
         }
@@ -166,6 +189,9 @@ impl<P: Platform> MmUser<P> {
     ) -> Result<(), Errno> {
         let vma = state.vmas.get(part.start().get()).ok_or(Errno::ENOMEM)?;
         let flags = vma.flags();
+        if set.intersects(VmFlags::DONTCOPY | VmFlags::WIPEONFORK) {
+            check_discard(vma)?;
+        }
         let wipe = set.contains(VmFlags::WIPEONFORK) && (vma.file().is_some() || vma.is_shared());
         let keep = clear.contains(VmFlags::WIPEONFORK) && flags.contains(VmFlags::DROPPABLE);
         let dofork = clear.contains(VmFlags::DONTCOPY) && flags.contains(VmFlags::IO);
@@ -202,13 +228,19 @@ impl<P: Platform> MmUser<P> {
             match advice {
                 Advice::DontNeed { locked_too } => self.advise_dontneed(vma, part, locked_too)?,
                 Advice::Free => self.advise_free(vma, part)?,
+                Advice::Cold => self.advise_cold(vma, part)?,
+                Advice::PageOut => self.advise_page_out(vma, part)?,
+                Advice::GuardRemove => self.guard_remove(vma, part)?,
                 Advice::WillNeed | Advice::Remove => {
+                    if let Advice::Remove = advice {
+                        check_discard(vma)?;
+                    }
                     let file = vma.file().cloned();
                     let (first, shared) = (vma.page_index(part.start()), vma.flags());
                     drop(state);
                     self.advise_file(file, first, part.pages(P::Format::GRANULE), shared, advice)?;
                 }
-                Advice::Flags { .. } | Advice::Populate(_) => {}
+                Advice::Flags { .. } | Advice::Populate(_) | Advice::GuardInstall => {}
             }
             at = part.end();
         }
@@ -229,8 +261,44 @@ impl<P: Platform> MmUser<P> {
             return Err(Errno::EINVAL);
         }
         let mut batch = self.flush_batch();
-        self.zap_range(&mut batch, part);
+        self.zap_pages(&mut batch, part);
         batch.finish();
+        Ok(())
+    }
+
+    /// The pages of `part` count as not used. `madvise_cold`.
+    fn advise_cold(&self, vma: &Vma<P>, part: VirtRange) -> Result<(), Errno> {
+        let refused = VmFlags::LOCKED | VmFlags::PFNMAP | VmFlags::HUGETLB;
+        if vma.flags().intersects(refused) {
+            return Err(Errno::EINVAL);
+        }
+        let mut batch = self.flush_batch();
+        batch.change_range(&self.table, part, |_, leaf| {
+            let flags = leaf.flags & !LeafFlags::ACCESSED;
+            (flags != leaf.flags).then_some(Entry::Present(Leaf { flags, ..leaf }))
+        });
+        // Without a flush a TLB would go on using the pages, and nobody would see that it does.
+        batch.note(part);
+        batch.finish();
+        Ok(())
+    }
+
+    /// What another copy exists of goes: clean pages of files that only this entry maps; anonymous memory has no other copy without swap, and
+    /// stays. `madvise_pageout`.
+    fn advise_page_out(&self, vma: &Vma<P>, part: VirtRange) -> Result<(), Errno> {
+        self.advise_cold(vma, part)?;
+        let phys = self.machine.phys();
+        let mut batch = self.flush_batch();
+        self.zap_pages_where(&mut batch, part, |leaf| {
+            let page = phys.page(leaf.frame);
+            let ours = page.is_some_and(|page| page.kind() == FrameKind::Cache && page.refs() == 2);
+            ours && !leaf.flags.intersects(LeafFlags::DIRTY | LeafFlags::SPECIAL)
+        });
+        batch.finish();
+        if let Some(cache) = vma.file().and_then(|file| file.cache()) {
+            let first = vma.page_index(part.start());
+            cache.reclaim_range(first..first.saturating_add(part.pages(P::Format::GRANULE)));
+        }
         Ok(())
     }
 
@@ -243,12 +311,12 @@ impl<P: Platform> MmUser<P> {
         }
         let mut batch = self.flush_batch();
         batch.change_range(&self.table, part, |_, leaf| {
-            let anonymous = self
-                .machine
-                .phys()
-                .page(leaf.frame)
-                .is_some_and(|page| page.kind() == FrameKind::Anon);
+            let page = self.machine.phys().page(leaf.frame);
+            let anonymous = page.is_some_and(|page| page.kind() == FrameKind::Anon);
             let flags = leaf.flags & !(LeafFlags::DIRTY | LeafFlags::ACCESSED);
+            if let Some(page) = page.filter(|page| anonymous && page.refs() == 1) {
+                page.set_flags(PageFlags::LAZY_FREE);
+            }
             (anonymous && flags != leaf.flags).then_some(Entry::Present(Leaf { flags, ..leaf }))
         });
         batch.finish();
@@ -286,17 +354,5 @@ impl<P: Platform> MmUser<P> {
             Some(cache) => cache.punch_hole(first..first.saturating_add(pages)),
             None => Err(Errno::EINVAL),
         }
-    }
-}
-
-/// A discard in a sealed mapping that the task could not write is refused. `can_madvise_modify`.
-fn check_discard<P: Platform>(vma: &Vma<P>) -> Result<(), Errno> {
-    let sealed = vma.flags().contains(VmFlags::SEALED);
-    let writable = vma.flags().contains(VmFlags::WRITE);
-    let private_anonymous = vma.is_anonymous() || vma.file().is_some() && !vma.is_shared();
-    if sealed && private_anonymous && !writable {
-        Err(Errno::EPERM)
-    } else {
-        Ok(())
     }
 }

@@ -344,15 +344,22 @@ impl<P: Platform> Mm<P> {
 
     /// Sees to it that the area has an anonymous reverse map root. False: not without the mmap lock. `anon_vma_prepare`.
     pub(super) fn prepare_anon(&self, attempt: &Attempt<'_, P>) -> bool {
-        if attempt.vma.has_anon() {
-            return true;
+        match attempt.state {
+            _ if attempt.vma.has_anon() => true,
+            Some(state) => {
+                self.give_root(state, attempt.vma);
+                true
+            }
+            None => false,
         }
-        let Some(state) = attempt.state else {
-            return false;
-        };
-        let root = super::edit::neighbour_root(state, attempt.vma)
-            .unwrap_or_else(|| self.machine.new_anon_root());
-        attempt.vma.set_anon(root);
-        true
+    }
+
+    /// Gives the area an anonymous reverse map root if it has none: a neighbour's where they could merge but for permissions. `__anon_vma_prepare`.
+    pub(super) fn give_root(&self, state: &MmState<P>, vma: &Vma<P>) {
+        if !vma.has_anon() {
+            let root = super::edit::neighbour_root(state, vma)
+                .unwrap_or_else(|| self.machine.new_anon_root());
+            vma.set_anon(root);
+        }
     }
 }

@@ -13,7 +13,7 @@ use crate::platform::Platform;
 use linux_raw_sys::general::{MCL_CURRENT, MCL_FUTURE, MCL_ONFAULT, MLOCK_ONFAULT};
 
 /// Areas that no lock applies to: they are passed over. `mlock_fixup`.
-const NEVER_LOCKED: VmFlags = VmFlags::SPECIAL
+pub(super) const NEVER_LOCKED: VmFlags = VmFlags::SPECIAL
     .union(VmFlags::HUGETLB)
     .union(VmFlags::DROPPABLE);
 

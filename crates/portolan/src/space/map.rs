@@ -87,6 +87,13 @@ struct Region<P: Platform> {
     shared_anonymous: bool,
 }
 
+/// Whether a mapping was asked to be locked, and so is populated at once.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Locked {
+    No,
+    Yes,
+}
+
 impl<P: Platform> MmUser<P> {
     /// `mmap`. `mm/mmap.c: ksys_mmap_pgoff, vm_mmap_pgoff, do_mmap`. Returns where the mapping starts.
     ///
@@ -109,20 +116,36 @@ impl<P: Platform> MmUser<P> {
         }
         hooks.security_mmap_file(&event)?;
         let mut state = self.state.write();
-        let region = self.check_map(&mut state, request)?;
-        let range = region.range;
-        let locked = region.flags.contains(VmFlags::LOCKED);
-        self.map_region(&mut state, region)?;
+        let (range, locked) = self.map_locked(&mut state, request)?;
         drop(state);
         hooks.perf_event_mmap(&MapEvent { range, ..event });
         if request.file.is_some() {
             hooks.uprobe_mmap(&MapEvent { range, ..event });
         }
         let map = Map::from_bits_truncate(request.flags);
-        if locked || map & (Map::POPULATE | Map::NONBLOCK) == Map::POPULATE {
+        if locked == Locked::Yes || map & (Map::POPULATE | Map::NONBLOCK) == Map::POPULATE {
             self.populate(range, Populate::Silently);
         }
         Ok(range.start())
+    }
+
+    /// Maps under the mmap lock; returns where, and whether the pages were asked to be locked. `do_mmap`.
+    ///
+    /// # Errors
+    /// As [`MmUser::mmap`].
+    pub(super) fn map_locked(
+        &self,
+        state: &mut MmState<P>,
+        request: &MapRequest<P>,
+    ) -> Result<(VirtRange, Locked), Errno> {
+        let region = self.check_map(state, request)?;
+        let range = region.range;
+        let locked = match region.flags.contains(VmFlags::LOCKED) {
+            true => Locked::Yes,
+            false => Locked::No,
+        };
+        self.map_region(state, region)?;
+        Ok((range, locked))
     }
 
     fn map_event(&self, request: &MapRequest<P>) -> MapEvent {
@@ -330,7 +353,7 @@ impl<P: Platform> MmUser<P> {
         state: &mut MmState<P>,
         mut fields: VmaFields<P>,
     ) -> Result<(), Errno> {
-        if fields.flags.intersects(VmFlags::SPECIAL) {
+        if fields.flags.intersects(super::lock::NEVER_LOCKED) {
             fields.flags &= !VmFlags::LOCKED_MASK;
         }
         let (flags, pages) = (fields.flags, fields.pages());
@@ -523,10 +546,8 @@ fn check_anonymous<P: Platform>(
             region.shared_anonymous = true;
         }
         MAP_DROPPABLE => {
-            if region
-                .flags
-                .intersects(VmFlags::LOCKED | VmFlags::GROWSDOWN)
-            {
+            let asked_to_lock = Map::from_bits_truncate(flags).contains(Map::LOCKED);
+            if asked_to_lock || region.flags.contains(VmFlags::GROWSDOWN) {
                 return Err(Errno::EINVAL);
             }
             region.flags |=

@@ -12,12 +12,10 @@ impl<P: Platform> Mapper for Mm<P> {
     /// `unmap_mapping_range_vma`.
     fn zap(&self, at: VirtRange, reason: ZapReason) {
         let mut batch = self.flush_batch();
-        let kept = if reason.takes_private_copies() {
-            None
-        } else {
-            Some(FrameKind::Anon)
-        };
-        self.zap_range_but(&mut batch, at, kept);
+        let copies_too = reason.takes_private_copies();
+        self.zap_pages_where(&mut batch, at, |leaf| {
+            copies_too || self.kind_of(leaf) != Some(FrameKind::Anon)
+        });
         batch.finish();
     }
 

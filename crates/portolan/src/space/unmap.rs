@@ -34,31 +34,37 @@ impl Gone {
 }
 
 impl<P: Platform> Mm<P> {
-    /// Unmaps every page in `range`; the frames go when the batch does. `zap_page_range_single`.
+    /// Empties every entry in `range`, markers included; the frames go when the batch does. `unmap_vmas`.
     pub(crate) fn zap_range(&self, batch: &mut FlushBatch<'_, P>, range: VirtRange) {
-        self.zap_range_but(batch, range, None);
+        let mut gone = Gone::default();
+        self.note_peak_rss();
+        batch.clear_range(&self.table, range, |_, leaf| gone.count(self.kind_of(leaf)));
+        gone.settle(self);
     }
 
-    /// The same, but pages of the kind `kept` stay.
-    pub(crate) fn zap_range_but(
+    /// Unmaps every page in `range`; markers stay. `zap_page_range_single`.
+    pub(crate) fn zap_pages(&self, batch: &mut FlushBatch<'_, P>, range: VirtRange) {
+        self.zap_pages_where(batch, range, |_| true);
+    }
+
+    /// Unmaps the pages in `range` that `wanted` accepts; markers stay.
+    pub(crate) fn zap_pages_where(
         &self,
         batch: &mut FlushBatch<'_, P>,
         range: VirtRange,
-        kept: Option<FrameKind>,
+        wanted: impl Fn(&Leaf) -> bool,
     ) {
         let mut gone = Gone::default();
         self.note_peak_rss();
-        let kind = |leaf: &Leaf| self.machine.phys().page(leaf.frame).map(|page| page.kind());
-        match kept {
-            None => batch.clear_range(&self.table, range, |_, leaf| gone.count(kind(leaf))),
-            Some(_) => {
-                let wanted = |leaf: &Leaf| kind(leaf) != kept;
-                batch.clear_range_where(&self.table, range, wanted, |_, leaf| {
-                    gone.count(kind(leaf))
-                });
-            }
-        }
+        batch.clear_range_where(&self.table, range, wanted, |_, leaf| {
+            gone.count(self.kind_of(leaf));
+        });
         gone.settle(self);
+    }
+
+    /// What the frame of an entry is used for.
+    pub(crate) fn kind_of(&self, leaf: &Leaf) -> Option<FrameKind> {
+        self.machine.phys().page(leaf.frame).map(|page| page.kind())
     }
 }
 
