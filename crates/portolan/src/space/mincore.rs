@@ -9,7 +9,7 @@ use crate::paging::{Cursor, Entry, Format};
 use crate::platform::Platform;
 
 /// How many pages are looked at under one hold of the mmap lock.
-const CHUNK: usize = 512;
+const CHUNK: usize = 1024;
 
 impl<P: Platform> MmUser<P> {
     /// `mincore`. `mm/mincore.c`. Calls `tell` with a byte for each page, 1 for resident, a run at a time and without any lock held.
@@ -72,9 +72,7 @@ impl<P: Platform> MmUser<P> {
         let number = |at: VirtAddr| ((at.get() - part.start().get()) >> granule.shift()) as usize;
         if let Some(cache) = vma.file().and_then(|file| file.cache()) {
             let first = vma.page_index(part.start());
-            for (n, byte) in resident[..number(part.end())].iter_mut().enumerate() {
-                *byte = cache.is_cached(first.wrapping_add(n as u64)) as u8;
-            }
+            cache.mark_cached(first, &mut resident[..number(part.end())]);
         }
         for (piece, table) in Cursor::reading(&self.table, self.machine.phys(), part) {
             let first = P::Format::index(0, piece.start().get());
