@@ -125,6 +125,11 @@ mremap(at(42), 4 * PAGE, 4 * PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, at(60)) = EFAU
 }
 
 #[test]
+fn locks_seals_and_guards() {
+    same("lock", Link::Dynamic, &[]);
+}
+
+#[test]
 fn mapped_files() {
     same("files", Link::Dynamic, &[]);
 }

@@ -15,8 +15,8 @@ use crate::fs::TaskOf;
 use crate::trace::Returns;
 
 /// The calls of this family.
-pub fn calls<E: Engine>() -> [Call<E>; 13] {
-    use Arg::{Advice, Fd, Hex, Int, Map, Pointer, Prot, Remap, Size, Sync};
+pub fn calls<E: Engine>() -> [Call<E>; 8] {
+    use Arg::{Advice, Fd, Hex, Map, Pointer, Prot, Remap, Size, Sync};
     [
         call(
             nr!(mmap),
@@ -38,17 +38,7 @@ pub fn calls<E: Engine>() -> [Call<E>; 13] {
         call(nr!(madvise), "madvise", &[Pointer, Size, Advice], madvise).traced(Returns::Number),
         call(nr!(msync), "msync", &[Pointer, Size, Sync], msync).traced(Returns::Number),
         call(nr!(mincore), "mincore", &[Pointer, Size, Pointer], mincore).traced(Returns::Number),
-        call(nr!(mlock), "mlock", &[Pointer, Size], not_built).traced(Returns::Number),
-        call(nr!(mlock2), "mlock2", &[Pointer, Size, Hex], not_built).traced(Returns::Number),
-        call(nr!(munlock), "munlock", &[Pointer, Size], not_built).traced(Returns::Number),
-        call(nr!(mlockall), "mlockall", &[Int], not_built).traced(Returns::Number),
-        call(nr!(munlockall), "munlockall", &[], not_built).traced(Returns::Number),
     ]
-}
-
-/// A call that the library does not have yet.
-fn not_built<E: Engine>(_ctx: &mut SyscallContext<'_, E>) -> SyscallResult {
-    Err(Errno::ENOSYS)
 }
 
 fn address(at: VirtAddr) -> u64 {

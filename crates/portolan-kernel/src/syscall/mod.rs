@@ -9,6 +9,7 @@ pub mod file;
 mod futex;
 mod info;
 pub mod ioctl;
+mod lock;
 mod mm;
 mod names;
 pub mod path;
@@ -180,6 +181,7 @@ impl<E: Engine> Table<E> {
         calls.resize(TABLE_SIZE, None);
         let mut table = Self(calls);
         table.add(mm::calls());
+        table.add(lock::calls());
         table.add(futex::calls());
         table.add(process::calls());
         table.add(exec::calls());

@@ -1,5 +1,6 @@
 //! Processes and threads as identities: ids, names, personality, ending. `fork` and `clone` are not built.
 
+use alloc::sync::Arc;
 use core::sync::atomic::Ordering;
 
 use linux_raw_sys::prctl as pr;
@@ -300,10 +301,36 @@ fn prctl<E: Engine>(ctx: &mut SyscallContext<'_, E>) -> SyscallResult {
             let at = ctx.task.clear_tid.map_or(0, VirtAddr::get);
             ctx.write_u64(ctx.addr(1), at).map(|()| 0)
         }
+        pr::PR_SET_VMA if ctx.args[1] == u64::from(pr::PR_SET_VMA_ANON_NAME) => set_vma_name(ctx),
         pr::PR_CAPBSET_READ if ctx.args[1] > 40 => Err(Errno::EINVAL),
         pr::PR_CAPBSET_READ => Ok(1),
         _ => Err(Errno::EINVAL),
     }
+}
+
+/// PR_SET_VMA_ANON_NAME: names a range, or takes its name away. `kernel/sys.c: prctl_set_vma`.
+fn set_vma_name<E: Engine>(ctx: &SyscallContext<'_, E>) -> SyscallResult {
+    /// `ANON_VMA_NAME_MAX_LEN`, the NUL included.
+    const MOST: usize = 80;
+    let name = match ctx.addr_opt(4) {
+        None => None,
+        Some(at) => {
+            let bytes = ctx.read_cstr(at, MOST).map_err(|error| match error {
+                Errno::ENAMETOOLONG => Errno::EINVAL,
+                other => other,
+            })?;
+            let allowed = |&byte: &u8| (0x20..0x7f).contains(&byte) && !b"\\`$[]".contains(&byte);
+            let text = core::str::from_utf8(&bytes).map_err(|_| Errno::EINVAL)?;
+            if !bytes.iter().all(allowed) {
+                return Err(Errno::EINVAL);
+            }
+            Some(Arc::from(text))
+        }
+    };
+    ctx.task
+        .mm
+        .set_anon_name(ctx.addr(2), ctx.args[3], name)
+        .map(|()| 0)
 }
 
 fn arch_prctl<E: Engine>(ctx: &mut SyscallContext<'_, E>) -> SyscallResult {
