@@ -130,6 +130,11 @@ fn locks_seals_and_guards() {
 }
 
 #[test]
+fn sealed_memory_files() {
+    same("seals", Link::Dynamic, &[]);
+}
+
+#[test]
 fn mapped_files() {
     same("files", Link::Dynamic, &[]);
 }

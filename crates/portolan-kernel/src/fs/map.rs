@@ -1,5 +1,5 @@
 //! Open files as the library maps them: for each open file one `object::File`, with the inode's page cache behind it, or with operations
-//! of its own (`/dev/zero`, sealed memory). Not for the call `mmap` (`syscall`).
+//! of its own (`/dev/zero`, memory). Not for the call `mmap` (`syscall`).
 
 use alloc::sync::Arc;
 
@@ -40,28 +40,16 @@ impl<P: Platform> FileOperations<P> for ZeroDevice<P> {
     }
 }
 
-/// A file in memory: its write seals hold for mappings too. `seal_check_write`.
-struct SealedFile<P: Platform> {
+/// A file in memory.
+struct MemoryFile<P: Platform> {
     memory: Arc<MemoryNode<P>>,
     /// Kept so that the inode lives as long as what is mapped.
     _inode: Arc<Inode<P>>,
 }
 
-impl<P: Platform> FileOperations<P> for SealedFile<P> {
+impl<P: Platform> FileOperations<P> for MemoryFile<P> {
     fn has_no_name(&self) -> bool {
         self.memory.stat().nlink == 0
-    }
-
-    fn mmap(&self, _file: &Arc<File<P>>, draft: &mut VmaDraft<P>) -> Result<(), Errno> {
-        let sealed = self.memory.seals() & (abi::F_SEAL_WRITE | abi::F_SEAL_FUTURE_WRITE) != 0;
-        if !sealed || !draft.flags().contains(VmFlags::SHARED) {
-            return Ok(());
-        }
-        if draft.flags().contains(VmFlags::WRITE) {
-            return Err(Errno::EPERM);
-        }
-        draft.modify_flags(VmFlags::empty(), VmFlags::MAYWRITE);
-        Ok(())
     }
 }
 
@@ -141,7 +129,7 @@ impl<P: Platform> OpenFile<P> {
 impl<P: Platform> Regular<P> {
     fn mapping_operations(&self) -> Arc<dyn FileOperations<P>> {
         match &self.memory {
-            Some(memory) => Arc::new(SealedFile {
+            Some(memory) => Arc::new(MemoryFile {
                 memory: memory.clone(),
                 _inode: self.inode.clone(),
             }),

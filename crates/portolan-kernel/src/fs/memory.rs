@@ -1,16 +1,16 @@
-//! Files that exist only in memory: memfd, and what a program makes under `--overlay`. Attributes, seals, a link's target; the
+//! Files that exist only in memory: memfd, and what a program makes under `--overlay`. Attributes, a link's target; the
 //! contents are an inode's page cache. Not for: directories (`overlay`).
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU32, Ordering};
 
 use lock_api::RwLock;
 use portolan::errno::Errno;
+use portolan::object::Seals;
 use portolan::platform::Platform;
 
+use super::Sleep;
 use super::inode::Inode;
-use super::{Sleep, abi};
 use crate::outside::{FileKind, Stat, Timestamp};
 
 /// What a file in memory holds.
@@ -28,8 +28,6 @@ pub struct MemoryNode<P: Platform> {
     stat: Sleep<P, Stat>,
     /// What it holds.
     pub contents: Contents<P>,
-    /// `F_SEAL_*`; `F_SEAL_SEAL` alone where sealing was not allowed.
-    seals: AtomicU32,
 }
 
 impl<P: Platform> MemoryNode<P> {
@@ -38,14 +36,7 @@ impl<P: Platform> MemoryNode<P> {
         Self {
             stat: RwLock::new(stat),
             contents,
-            seals: AtomicU32::new(abi::F_SEAL_SEAL),
         }
-    }
-
-    /// The same, with these seals to begin with.
-    pub fn with_seals(self, seals: u32) -> Self {
-        self.seals.store(seals, Ordering::Relaxed);
-        self
     }
 
     /// Attributes as they are now.
@@ -73,69 +64,28 @@ impl<P: Platform> MemoryNode<P> {
     }
 
     /// The seals. `F_GET_SEALS`.
-    pub fn seals(&self) -> u32 {
-        self.seals.load(Ordering::Acquire)
+    pub fn seals(&self) -> Seals {
+        match &self.contents {
+            Contents::Regular(inode) => inode.cache().seals(),
+            _ => Seals::SEAL,
+        }
     }
 
-    /// Adds seals. `F_ADD_SEALS`.
+    /// Adds seals. `F_ADD_SEALS`. F_SEAL_EXEC on what can be executed brings all that keep it from being changed.
     ///
     /// # Errors
     /// `EINVAL`: unknown ones. `EPERM`: sealed against it. `EBUSY`: F_SEAL_WRITE while writable shared mappings exist.
-    pub fn add_seals(&self, seals: u32) -> Result<(), Errno> {
-        const ALL: u32 = 0x3f;
-        if seals & !ALL != 0 {
-            return Err(Errno::EINVAL);
-        }
-        if self.seals() & abi::F_SEAL_SEAL != 0 {
-            return Err(Errno::EPERM);
-        }
+    pub fn add_seals(&self, bits: u32) -> Result<(), Errno> {
         let Contents::Regular(inode) = &self.contents else {
             return Err(Errno::EINVAL);
         };
-        let mut seals = seals;
-        if seals & abi::F_SEAL_EXEC != 0 && self.stat.read().mode & 0o111 != 0 {
-            seals |= abi::F_SEAL_SHRINK
-                | abi::F_SEAL_GROW
-                | abi::F_SEAL_WRITE
-                | abi::F_SEAL_FUTURE_WRITE;
-        }
-        if seals & abi::F_SEAL_WRITE != 0 && self.seals() & abi::F_SEAL_WRITE == 0 {
-            inode.cache().deny_writable()?;
-        }
-        self.seals.fetch_or(seals, Ordering::AcqRel);
-        Ok(())
-    }
-
-    /// Whether the seals allow a write there.
-    ///
-    /// # Errors
-    /// `EPERM`.
-    pub fn check_write(&self, offset: u64, bytes: u64) -> Result<(), Errno> {
-        let seals = self.seals();
-        if seals & (abi::F_SEAL_WRITE | abi::F_SEAL_FUTURE_WRITE) != 0 {
-            return Err(Errno::EPERM);
-        }
-        let grows = offset.saturating_add(bytes) > self.stat().size;
-        if grows && seals & abi::F_SEAL_GROW != 0 {
-            Err(Errno::EPERM)
-        } else {
-            Ok(())
-        }
-    }
-
-    /// Whether the seals allow a change of size.
-    ///
-    /// # Errors
-    /// `EPERM`.
-    pub fn check_resize(&self, from: u64, to: u64) -> Result<(), Errno> {
-        let seals = self.seals();
-        let shrunk = to < from && seals & abi::F_SEAL_SHRINK != 0;
-        let grown = to > from && seals & abi::F_SEAL_GROW != 0;
-        if shrunk || grown {
-            Err(Errno::EPERM)
-        } else {
-            Ok(())
-        }
+        let executable = self.stat.read().mode & 0o111 != 0;
+        let unchanging = Seals::SHRINK | Seals::GROW | Seals::WRITE | Seals::FUTURE_WRITE;
+        let more = match executable && bits & Seals::EXEC.bits() != 0 {
+            true => unchanging.bits(),
+            false => 0,
+        };
+        inode.cache().add_seals(bits | more)
     }
 
     /// What kind of file it is.

@@ -6,6 +6,7 @@ use alloc::vec::Vec;
 
 use portolan::addr::VirtAddr;
 use portolan::errno::Errno;
+use portolan::object::Seals;
 
 use super::{Arg, Call, SyscallContext, SyscallResult, call};
 use crate::engine::Engine;
@@ -291,16 +292,16 @@ fn memfd_create<E: Engine>(cx: &mut SyscallContext<'_, E>) -> SyscallResult {
     let vfs = cx.kernel.vfs();
     let number = vfs.new_number();
     let (permissions, seals) = match flags {
-        _ if flags & NOEXEC_SEAL != 0 => (0o666, abi::F_SEAL_EXEC),
-        _ if flags & ALLOW_SEALING != 0 => (0o777, 0),
-        _ => (0o777, abi::F_SEAL_SEAL),
+        _ if flags & NOEXEC_SEAL != 0 => (0o666, Seals::EXEC),
+        _ if flags & ALLOW_SEALING != 0 => (0o777, Seals::empty()),
+        _ => (0o777, Seals::SEAL),
     };
     let mut stat = vfs.kernel_stat(0o100000 | permissions, number);
     let now = view(cx).session().now();
     (stat.nlink, stat.atime, stat.mtime, stat.ctime) = (0, now, now, now);
     let inode = Arc::new(Inode::memory(cx.kernel.machine(), (stat.dev, stat.ino))?);
-    let memory =
-        Arc::new(MemoryNode::new(stat, Contents::Regular(inode.clone())).with_seals(seals));
+    inode.cache().allow_sealing(seals);
+    let memory = Arc::new(MemoryNode::new(stat, Contents::Regular(inode.clone())));
     let body = Body::Regular(Regular::new(
         inode,
         None,
@@ -412,7 +413,7 @@ fn seals<E: Engine>(file: &OpenFile<E>, command: u32, seals: u32) -> SyscallResu
         .and_then(|regular| regular.memory.as_ref())
         .ok_or(Errno::EINVAL)?;
     if command == F_GET_SEALS {
-        return Ok(memory.seals().into());
+        return Ok(memory.seals().bits().into());
     }
     if !file.is_writable() {
         return Err(Errno::EPERM);

@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 
 use portolan::addr::VirtAddr;
 use portolan::errno::Errno;
+use portolan::object::Seals;
 
 use super::fd::{cwd, usable, view};
 use super::{Arg, Call, SyscallContext, SyscallResult, call};
@@ -419,14 +420,13 @@ fn allocate<E: Engine>(
     let zeroes = mode & (abi::FALLOC_FL_PUNCH_HOLE | abi::FALLOC_FL_ZERO_RANGE) != 0;
     let size = file.inode.size();
     if let Some(memory) = &file.memory {
-        let reach = if mode & abi::FALLOC_FL_KEEP_SIZE != 0 {
-            size.min(end)
-        } else {
-            end
+        let refused = match zeroes {
+            true => Seals::WRITE | Seals::FUTURE_WRITE,
+            false if end > size => Seals::GROW,
+            false => Seals::empty(),
         };
-        match zeroes {
-            true => memory.check_write(offset.min(reach), reach.saturating_sub(offset))?,
-            false => memory.check_resize(size, size.max(reach))?,
+        if memory.seals().intersects(refused) {
+            return Err(Errno::EPERM);
         }
     }
     match &file.outer {

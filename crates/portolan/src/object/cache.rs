@@ -3,12 +3,13 @@
 
 use alloc::sync::Arc;
 use core::fmt;
-use core::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
 
 use lock_api::{Mutex, RwLock, RwLockWriteGuard};
 
 use super::backing::Backing;
 use super::mapping::{Mapping, MappingId, MappingKind, MappingSet};
+use super::seal::Seals;
 use super::tree::{Tag, Tree};
 use crate::addr::Granule;
 use crate::errno::Errno;
@@ -67,6 +68,8 @@ pub struct Cache<P: Platform> {
     pub(super) reclaim_hand: AtomicU64,
     /// Whether the size is charged to the commit limit.
     pub(super) charged: bool,
+    /// [`super::Seals`], changed with the contents locked.
+    pub(super) seals: AtomicU32,
     pub(super) contents: RwLock<P::RawRwLock, ()>,
     pub(super) writeback_lock: RwLock<P::RawRwLock, ()>,
     pub(super) fill_lock: RwLock<P::RawRwLock, ()>,
@@ -111,6 +114,10 @@ impl<P: Platform> Cache<P> {
         if charged {
             machine.charge_commit(Self::GRANULE.pages(size))?;
         }
+        let seals = match backing {
+            Some(_) => Seals::empty(),
+            None => Seals::SEAL,
+        };
         let cache = Self {
             backing,
             size: AtomicU64::new(size),
@@ -119,6 +126,7 @@ impl<P: Platform> Cache<P> {
             read_ahead: AtomicU64::new(READ_AHEAD),
             reclaim_hand: AtomicU64::new(0),
             charged,
+            seals: AtomicU32::new(seals.bits()),
             contents: RwLock::new(()),
             writeback_lock: RwLock::new(()),
             fill_lock: RwLock::new(()),

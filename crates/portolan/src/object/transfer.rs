@@ -54,7 +54,7 @@ impl<P: Platform> Cache<P> {
     /// be read on the way, or at [`MAX_BYTES`]. The object grows as far as was written; a gap reads as zeros. `generic_perform_write`.
     ///
     /// # Errors
-    /// When not one byte was written: `EFBIG`: the offset is [`MAX_BYTES`] or beyond; as [`Cache::page`].
+    /// When not one byte was written: `EPERM`: sealed. `EFBIG`: the offset is [`MAX_BYTES`] or beyond; as [`Cache::page`].
     pub fn write(&self, offset: u64, from: &[u8]) -> Result<usize, Errno> {
         let _contents = self.contents.write();
         self.write_exclusively(offset, from)
@@ -91,7 +91,10 @@ impl<P: Platform> Cache<P> {
             let at = offset + done as u64;
             let (index, within) = Self::locate(at);
             let count = (Self::PAGE - within).min(len - done);
-            let page = match self.store(index, within, &from[done..done + count]) {
+            let stored = self
+                .check_write_seals(at + count as u64)
+                .and_then(|()| self.store(index, within, &from[done..done + count]));
+            let page = match stored {
                 Ok(page) => page,
                 Err(error) if done == 0 => return Err(error),
                 Err(_) => break,

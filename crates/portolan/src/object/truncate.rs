@@ -26,12 +26,14 @@ impl<P: Platform> Cache<P> {
     /// there is SIGBUS from now on. The rest of the last page becomes zeros, and so does what a longer object gains. `truncate_setsize`.
     ///
     /// # Errors
-    /// `EFBIG`: beyond [`MAX_BYTES`]. `ENOMEM`: the commit limit of charged shared memory. What the backing answers. Nothing has changed then.
+    /// `EFBIG`: beyond [`MAX_BYTES`]. `EPERM`: sealed. `ENOMEM`: the commit limit of charged shared memory. What the backing answers. Nothing has
+    /// changed then.
     pub fn truncate(&self, bytes: u64) -> Result<(), Errno> {
         if bytes > MAX_BYTES {
             return Err(Errno::EFBIG);
         }
         let _contents = self.contents.write();
+        self.check_resize_seals(bytes)?;
         let _writing = self.writeback_lock.write();
         let _filling = self.fill_lock.write();
         let (old, new) = (self.size_in_pages(), Self::GRANULE.pages(bytes));
@@ -53,9 +55,10 @@ impl<P: Platform> Cache<P> {
     /// `truncate_pagecache_range`, `shmem_fallocate`.
     ///
     /// # Errors
-    /// `EOPNOTSUPP`: the backing cannot. What else it answers. Nothing has changed then.
+    /// `EPERM`: sealed against writing. `EOPNOTSUPP`: the backing cannot. What else it answers. Nothing has changed then.
     pub fn punch_hole(&self, range: Range<u64>) -> Result<(), Errno> {
         let _contents = self.contents.write();
+        self.check_write_seals(0)?;
         let _writing = self.writeback_lock.write();
         let _filling = self.fill_lock.write();
         let range = range.start..range.end.min(self.size_in_pages());

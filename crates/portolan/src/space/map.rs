@@ -234,6 +234,9 @@ impl<P: Platform> MmUser<P> {
         {
             region.flags |= VmFlags::NORESERVE;
         }
+        if let Some(cache) = request.file.as_ref().and_then(|file| file.cache()) {
+            region.flags = cache.check_map_seals(region.flags)?;
+        }
         Ok(region)
     }
 
@@ -341,7 +344,19 @@ impl<P: Platform> MmUser<P> {
             Some(file) => call_mmap(&file, fields)?,
             None => fields,
         };
-        self.insert_area(state, fields)
+        let writable = VmFlags::SHARED | VmFlags::MAYWRITE;
+        let file = fields
+            .file
+            .clone()
+            .filter(|_| fields.flags.contains(writable));
+        let cache = file.as_ref().and_then(|file| file.cache());
+        // Until it is registered: a write seal may come in between.
+        cache.map_or(Ok(()), |cache| cache.map_writable())?;
+        let result = self.insert_area(state, fields);
+        if let Some(cache) = cache {
+            cache.unmap_writable();
+        }
+        result
     }
 
     /// Links an area into a free place, merged with its neighbours where they agree, and counts it.
