@@ -15,7 +15,7 @@ use crate::addr::Granule;
 use crate::errno::Errno;
 use crate::machine::Machine;
 use crate::paging::Format;
-use crate::phys::{OutOfMemory, PageRef, heap};
+use crate::phys::{OutOfMemory, PageFlags, PageRef, heap};
 use crate::platform::Platform;
 
 /// The most bytes an object can have. `MAX_LFS_FILESIZE`.
@@ -208,7 +208,25 @@ impl<P: Platform> Cache<P> {
         let mut pages = self.pages.lock();
         match self.backing {
             Some(_) => pages.set_dirty(index),
-            None => pages.get(index).is_some(),
+            None => match pages.get(index) {
+                Some(page) => {
+                    page.page().set_flags(PageFlags::DIRTY);
+                    true
+                }
+                None => false,
+            },
+        }
+    }
+
+    /// Whether the page at `index` is cached and newer than what the backing has; of shared anonymous memory, whether it was ever written.
+    /// `folio_test_dirty`.
+    pub fn is_dirty(&self, index: u64) -> bool {
+        let pages = self.pages.lock();
+        match self.backing {
+            Some(_) => pages.is_dirty(index),
+            None => pages
+                .get(index)
+                .is_some_and(|page| page.page().flags().contains(PageFlags::DIRTY)),
         }
     }
 

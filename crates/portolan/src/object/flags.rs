@@ -27,6 +27,8 @@ bitflags::bitflags! {
         const UFFD_MISSING = 0x200;
         /// Entries are bare frame numbers: not counted, never swapped, perhaps without a `Page`.
         const PFNMAP = 0x400;
+        /// Holds guard pages, or once did (MADV_GUARD_INSTALL).
+        const MAYBE_GUARD = 0x800;
         /// userfaultfd is told of stores to protected pages.
         const UFFD_WP = 0x1000;
         /// Pages stay in memory (mlock).
@@ -90,6 +92,8 @@ bitflags::bitflags! {
         const MAY = Self::MAYREAD.bits() | Self::MAYWRITE.bits() | Self::MAYEXEC.bits();
         /// Never merged and never locked. `VM_SPECIAL`.
         const SPECIAL = Self::IO.bits() | Self::DONTEXPAND.bits() | Self::PFNMAP.bits() | Self::MIXEDMAP.bits();
+        /// Need not agree for areas to merge; what they merge to has those of either. `VM_STICKY`.
+        const STICKY = Self::SOFTDIRTY.bits() | Self::MAYBE_GUARD.bits();
         /// Locked in either way. `VM_LOCKED_MASK`.
         const LOCKED_MASK = Self::LOCKED.bits() | Self::LOCKONFAULT.bits();
         /// Watched by userfaultfd. `__VM_UFFD_FLAGS`.

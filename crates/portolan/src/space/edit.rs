@@ -307,7 +307,7 @@ pub(crate) fn merged_with_neighbours<P: Platform>(
 pub(crate) fn joined<P: Platform>(low: &VmaFields<P>, high: &VmaFields<P>) -> VmaFields<P> {
     let mut area = low.clone();
     area.range = range(low.range.start(), high.range.end());
-    area.flags |= high.flags & VmFlags::SOFTDIRTY;
+    area.flags |= high.flags & VmFlags::STICKY;
     if low.anon == 0 {
         (area.anon, area.anon_forked) = (high.anon, high.anon_forked);
     }
@@ -316,7 +316,7 @@ pub(crate) fn joined<P: Platform>(low: &VmaFields<P>, high: &VmaFields<P>) -> Vm
 
 /// The flags that must agree do.
 fn may_join(a: VmFlags, b: VmFlags) -> bool {
-    (a ^ b) & !VmFlags::SOFTDIRTY == VmFlags::empty() && !a.intersects(VmFlags::SPECIAL)
+    (a ^ b) & !VmFlags::STICKY == VmFlags::empty() && !a.intersects(VmFlags::SPECIAL)
 }
 
 /// Whether `low` and `high`, which adjoin, can be one area. `can_vma_merge_before`, `can_vma_merge_after`.
@@ -365,7 +365,7 @@ pub(crate) fn neighbour_root<P: Platform>(state: &MmState<P>, vma: &Vma<P>) -> O
         } else {
             (&area, &other)
         };
-        let free = VmFlags::ACCESS | VmFlags::SOFTDIRTY;
+        let free = VmFlags::ACCESS | VmFlags::STICKY;
         let alike = (low.flags ^ high.flags) & !free == VmFlags::empty()
             && low.pgoff_end() == high.pgoff
             && low.file.as_ref().map(Arc::as_ptr) == high.file.as_ref().map(Arc::as_ptr);

@@ -178,7 +178,8 @@ impl<P: Platform> Mm<P> {
         let writable_at_once = attempt.vma.is_shared()
             && attempt.vma.flags().contains(VmFlags::WRITE)
             && attempt.vma.operations().is_none()
-            && source.page.kind() == FrameKind::Shmem;
+            && source.page.kind() == FrameKind::Shmem
+            && attempt.vma.flags().contains(VmFlags::SOFTDIRTY);
         flags.set(LeafFlags::WRITE, writable_at_once);
         let leaf = Leaf {
             frame: source.page.pfn(),
@@ -187,7 +188,9 @@ impl<P: Platform> Mm<P> {
         };
         let mut around = 0;
         let step = self.replace_entry(attempt, Entry::Absent, leaf, |table| {
-            source.is_current() && {
+            // Soft-dirty may have been cleared meanwhile, and then stores must fault.
+            let tracked = !attempt.vma.flags().contains(VmFlags::SOFTDIRTY);
+            source.is_current() && !(writable_at_once && tracked) && {
                 around = self.map_around(attempt, &source, table, leaf);
                 true
             }

@@ -36,6 +36,7 @@ impl<P: Platform> MmUser<P> {
         }
         // With a root the markers are copied by fork.
         self.give_root(state, vma);
+        vma.mark_guarded();
         let gate = ClosedGate::new(self);
         let mut batch = self.flush_batch();
         self.zap_pages(&mut batch, part);

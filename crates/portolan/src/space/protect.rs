@@ -167,6 +167,10 @@ impl<P: Platform> Mm<P> {
         {
             return false;
         }
+        let tracked = !vma.flags().contains(VmFlags::SOFTDIRTY);
+        if tracked && !leaf.flags.contains(LeafFlags::SOFT_DIRTY) {
+            return false;
+        }
         let page = self.machine.phys().page(leaf.frame);
         match page {
             Some(page) if vma.is_shared() => page.kind() == crate::phys::FrameKind::Shmem,

@@ -294,7 +294,11 @@ impl<P: Platform> MmUser<P> {
         }
         let flags = fields.flags;
         let range = ordered(fields.range.start(), grown.end());
-        let mut area = VmaFields { range, ..fields };
+        let mut area = VmaFields {
+            range,
+            flags: flags | VmFlags::SOFTDIRTY,
+            ..fields
+        };
         if let Some(next) = mergeable_after(state, &area) {
             area = joined(&area, &next);
         }

@@ -1,5 +1,6 @@
 //! What the views need of the areas of a space, read under its mmap lock.
 
+use super::layout::Layout;
 use super::mm::Mm;
 use super::vma::{Name, Vma};
 use crate::addr::VirtRange;
@@ -64,26 +65,42 @@ impl<P: Platform> Mm<P> {
     /// Shows every area, ascending, under the mmap lock for reading.
     pub fn for_each_area(&self, mut show: impl FnMut(&Area<'_>)) {
         let state = self.state.read();
-        let layout = state.layout;
+        let places = Places::of(&state.layout);
         for vma in state.vmas.iter() {
-            let is_heap = vma.range().start().get() < layout.brk
-                && vma.range().end().get() > layout.start_brk;
-            let is_stack = vma.range().start().get() <= layout.start_stack
-                && vma.range().end().get() >= layout.start_stack;
-            let place = match (
-                is_heap && layout.start_brk != 0,
-                is_stack && layout.start_stack != 0,
-            ) {
-                (true, _) => AreaName::Special("[heap]"),
-                (_, true) => AreaName::Special("[stack]"),
-                _ => AreaName::None,
-            };
-            show(&describe(vma, place));
+            show(&describe(vma, places.name_of(vma)));
         }
     }
 }
 
-fn describe<'a, P: Platform>(vma: &'a Vma<P>, place: AreaName<'a>) -> Area<'a> {
+/// Where the areas lie that are named after their place.
+pub(super) struct Places<'a>(&'a Layout);
+
+impl<'a> Places<'a> {
+    /// Those of a space.
+    pub fn of(layout: &'a Layout) -> Self {
+        Self(layout)
+    }
+
+    /// The name that an area has by its place. `vma_is_initial_heap`, `vma_is_initial_stack`.
+    pub fn name_of<P: Platform>(&self, vma: &Vma<P>) -> AreaName<'static> {
+        let (start, end) = (vma.range().start().get(), vma.range().end().get());
+        let Layout {
+            brk,
+            start_brk,
+            start_stack,
+            ..
+        } = *self.0;
+        if start_brk != 0 && start < brk && end > start_brk {
+            AreaName::Special("[heap]")
+        } else if start_stack != 0 && start <= start_stack && end >= start_stack {
+            AreaName::Special("[stack]")
+        } else {
+            AreaName::None
+        }
+    }
+}
+
+pub(super) fn describe<'a, P: Platform>(vma: &'a Vma<P>, place: AreaName<'a>) -> Area<'a> {
     let granule = P::Format::GRANULE;
     let (range, flags) = (vma.range(), vma.flags());
     let special = match vma.name() {

@@ -8,8 +8,8 @@ use super::vma::Vma;
 use crate::addr::{VirtAddr, VirtRange};
 use crate::errno::Errno;
 use crate::object::VmFlags;
-use crate::paging::{FlushBatch, Format, Leaf};
-use crate::phys::FrameKind;
+use crate::paging::{FlushBatch, Format, Leaf, LeafFlags};
+use crate::phys::{FrameKind, PageFlags};
 use crate::platform::{MapEvent, Platform};
 
 /// Resident pages that left a range, by kind.
@@ -17,10 +17,16 @@ use crate::platform::{MapEvent, Platform};
 struct Gone([i64; 4]);
 
 impl Gone {
-    /// Counts a page that is being unmapped.
-    fn count(&mut self, kind: Option<FrameKind>) {
-        if let Some(kind) = kind.and_then(RssKind::of) {
-            self.0[kind as usize] += 1;
+    /// Counts a page that is being unmapped. What was stored through this entry stays known: pages of files were marked when it became writable.
+    fn count<P: Platform>(&mut self, mm: &Mm<P>, leaf: &Leaf) {
+        let page = mm.machine.phys().page(leaf.frame);
+        let Some((page, kind)) = page.and_then(|page| Some((page, RssKind::of(page.kind())?)))
+        else {
+            return;
+        };
+        self.0[kind as usize] += 1;
+        if kind == RssKind::Shmem && leaf.flags.contains(LeafFlags::DIRTY) {
+            page.set_flags(PageFlags::DIRTY);
         }
     }
 
@@ -38,7 +44,7 @@ impl<P: Platform> Mm<P> {
     pub(crate) fn zap_range(&self, batch: &mut FlushBatch<'_, P>, range: VirtRange) {
         let mut gone = Gone::default();
         self.note_peak_rss();
-        batch.clear_range(&self.table, range, |_, leaf| gone.count(self.kind_of(leaf)));
+        batch.clear_range(&self.table, range, |_, leaf| gone.count(self, leaf));
         gone.settle(self);
     }
 
@@ -57,7 +63,7 @@ impl<P: Platform> Mm<P> {
         let mut gone = Gone::default();
         self.note_peak_rss();
         batch.clear_range_where(&self.table, range, wanted, |_, leaf| {
-            gone.count(self.kind_of(leaf));
+            gone.count(self, leaf);
         });
         gone.settle(self);
     }

@@ -1,5 +1,5 @@
 //! A virtual memory area: one run of pages that are mapped alike. Immutable once published; a change makes a new one ([`super::edit`]).
-//! What cannot be known at publication (detachment, the anonymous reverse map) is all that changes later, by atomics.
+//! What cannot be known at publication (detachment, the anonymous reverse map, the sticky flags) is all that changes later, by atomics.
 
 use alloc::sync::Arc;
 use core::fmt;
@@ -94,6 +94,8 @@ impl<P: Platform> VmaFields<P> {
 /// `struct vm_area_struct`: one run of pages that are mapped alike.
 pub struct Vma<P: Platform> {
     fields: VmaFields<P>,
+    /// VM_*: `fields.flags` but for the sticky ones, which come and go on a published area.
+    flags: AtomicU64,
     anon: AtomicU64,
     detached: AtomicBool,
     /// Its place among the mappings of its file.
@@ -117,17 +119,20 @@ impl<P: Platform> Span for Vma<P> {
 impl<P: Platform> Vma<P> {
     pub(crate) fn new(fields: VmaFields<P>, mapping: Option<MappingId>) -> Self {
         let anon = AtomicU64::new(fields.anon);
+        let flags = AtomicU64::new(fields.flags.bits());
         Self {
             fields,
+            flags,
             anon,
             detached: AtomicBool::new(false),
             mapping,
         }
     }
 
-    /// What it says, with the reverse map root as it is now.
+    /// What it says, with the sticky flags and the reverse map root as they are now.
     pub(crate) fn fields(&self) -> VmaFields<P> {
         VmaFields {
+            flags: self.flags(),
             anon: self.anon.load(Ordering::Acquire),
             ..self.fields.clone()
         }
@@ -140,7 +145,19 @@ impl<P: Platform> Vma<P> {
 
     /// VM_* flags.
     pub fn flags(&self) -> VmFlags {
-        self.fields.flags
+        VmFlags::from_bits_retain(self.flags.load(Ordering::Relaxed))
+    }
+
+    /// It holds guard pages from now on, or may. `vma_set_atomic_flag`.
+    pub(crate) fn mark_guarded(&self) {
+        self.flags
+            .fetch_or(VmFlags::MAYBE_GUARD.bits(), Ordering::Relaxed);
+    }
+
+    /// Whatever was written to it, or that it is new, is forgotten.
+    pub(crate) fn clear_soft_dirty(&self) {
+        self.flags
+            .fetch_and(!VmFlags::SOFTDIRTY.bits(), Ordering::Relaxed);
     }
 
     /// Page offset of its first page. `vm_pgoff`.

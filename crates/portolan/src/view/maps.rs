@@ -20,11 +20,7 @@ pub fn write_maps<P: Platform>(mm: &Mm<P>, out: &mut impl Write) -> fmt::Result 
     let mut result = Ok(());
     mm.for_each_area(|area| {
         if result.is_ok() {
-            let mut line = Counting {
-                out: &mut *out,
-                written: 0,
-            };
-            result = write_area(area, &mut line);
+            result = write_area(area, out);
         }
     });
     result
@@ -35,22 +31,47 @@ pub fn write_maps<P: Platform>(mm: &Mm<P>, out: &mut impl Write) -> fmt::Result 
 /// # Errors
 /// Only what `out` answers.
 pub fn write_vsyscall(out: &mut impl Write) -> fmt::Result {
+    write_area(&vsyscall_area().ok_or(fmt::Error)?, out)
+}
+
+/// The area of the `[vsyscall]` page.
+pub(super) fn vsyscall_area() -> Option<Area<'static>> {
     let start = VirtAddr::new(0xffff_ffff_ff60_0000);
-    let range = VirtRange::with_len(start, 0x1000).ok_or(fmt::Error)?;
-    let name = AreaName::Special("[vsyscall]");
-    let area = Area {
-        range,
+    Some(Area {
+        range: VirtRange::with_len(start, 0x1000)?,
         flags: VmFlags::EXEC,
         offset: 0,
         major: 0,
         minor: 0,
         inode: 0,
-        name,
-    };
-    write_area(&area, &mut Counting { out, written: 0 })
+        name: AreaName::Special("[vsyscall]"),
+    })
 }
 
-fn write_area(area: &Area<'_>, line: &mut Counting<'_, impl Write>) -> fmt::Result {
+/// Writes the line that heads what is told of all mappings together. `show_vma_header_prefix`.
+pub(super) fn write_header(
+    start: VirtAddr,
+    end: VirtAddr,
+    name: &'static str,
+    out: &mut impl Write,
+) -> fmt::Result {
+    let range = VirtRange::new(start, end).ok_or(fmt::Error)?;
+    let area = Area {
+        range,
+        flags: VmFlags::empty(),
+        offset: 0,
+        major: 0,
+        minor: 0,
+        inode: 0,
+        name: AreaName::Special(name),
+    };
+    write_area(&area, out)
+}
+
+/// Writes the line of one mapping.
+pub(super) fn write_area(area: &Area<'_>, out: &mut impl Write) -> fmt::Result {
+    let mut line = Counting { out, written: 0 };
+    let line = &mut line;
     let flag = |flag: VmFlags, letter: char| {
         if area.flags.contains(flag) {
             letter
