@@ -6,7 +6,7 @@ use alloc::sync::Arc;
 use super::account::RssKind;
 use super::fault::{Attempt, Fault, FaultCode, FaultError, Signal, Step};
 use super::mm::Mm;
-use crate::addr::{VirtAddr, VirtRange};
+use crate::addr::{Pfn, VirtAddr, VirtRange};
 use crate::device::{VmFault, VmFaultError};
 use crate::errno::Errno;
 use crate::object::{Cache, File, VmFlags};
@@ -58,6 +58,10 @@ impl<P: Platform> Mm<P> {
         let index = attempt.vma.page_index(attempt.page());
         let truncations = cache.truncations();
         if index >= cache.size_in_pages() {
+            // What lies around is mapped before the page is missed, as in Linux.
+            if attempt.access != Access::Write && attempt.state.is_some() {
+                self.fault_around(attempt, cache, truncations)?;
+            }
             return attempt.fail(Signal::Bus, FaultCode::NoPage);
         }
         let Some(page) = cache.lookup(index) else {
@@ -174,24 +178,14 @@ impl<P: Platform> Mm<P> {
         attempt: &Attempt<'_, P>,
         source: FilePage<'_, P>,
     ) -> Result<Step<P>, FaultError> {
-        let mut flags = attempt.fresh_flags();
-        let writable_at_once = attempt.vma.is_shared()
-            && attempt.vma.flags().contains(VmFlags::WRITE)
-            && attempt.vma.operations().is_none()
-            && source.page.kind() == FrameKind::Shmem
-            && attempt.vma.flags().contains(VmFlags::SOFTDIRTY);
-        flags.set(LeafFlags::WRITE, writable_at_once);
-        let leaf = Leaf {
-            frame: source.page.pfn(),
-            flags,
-            cache: attempt.vma.cache_mode(),
-        };
+        let leaf = read_leaf(attempt, source.cache, source.page.pfn());
         let mut around = 0;
         let step = self.replace_entry(attempt, Entry::Absent, leaf, |table| {
             // Soft-dirty may have been cleared meanwhile, and then stores must fault.
             let tracked = !attempt.vma.flags().contains(VmFlags::SOFTDIRTY);
+            let writable_at_once = leaf.flags.contains(LeafFlags::WRITE);
             source.is_current() && !(writable_at_once && tracked) && {
-                around = self.map_around(attempt, &source, table, leaf);
+                around = self.map_around(attempt, source.cache, table);
                 true
             }
         })?;
@@ -207,13 +201,32 @@ impl<P: Platform> Mm<P> {
         Ok(step)
     }
 
+    /// Maps what is cached around a page that the file has not.
+    fn fault_around(
+        &self,
+        attempt: &Attempt<'_, P>,
+        cache: &Cache<P>,
+        truncations: u64,
+    ) -> Result<(), FaultError> {
+        let attached = || self.may_install(attempt.vma);
+        let phys = self.machine.phys();
+        let table = self.table.leaf_or_create(phys, attempt.page(), attached)?;
+        let Some(table) = table else {
+            return Ok(());
+        };
+        let mut locked = table.lock();
+        if attached() && cache.truncations() == truncations {
+            self.map_around(attempt, cache, &mut locked);
+        }
+        Ok(())
+    }
+
     /// Maps the cached neighbours of a faulting page where nothing is mapped yet; returns how many. `do_fault_around`.
     fn map_around(
         &self,
         attempt: &Attempt<'_, P>,
-        source: &FilePage<'_, P>,
+        cache: &Cache<P>,
         table: &mut LockedTable<'_, P>,
-        like: Leaf,
     ) -> u64 {
         let granule = P::Format::GRANULE;
         let Some(window) = self.around(attempt, table.covers()) else {
@@ -222,7 +235,7 @@ impl<P: Platform> Mm<P> {
         let first = attempt.vma.page_index(window.start());
         let count = (window.pages(granule) as usize).min(AROUND_MOST);
         let mut pages: [Option<PageRef<P>>; AROUND_MOST] = [const { None }; AROUND_MOST];
-        source.cache.lookup_run(first, &mut pages[..count]);
+        cache.lookup_run(first, &mut pages[..count]);
         let mut mapped = 0;
         for (n, page) in pages.into_iter().enumerate() {
             let (Some(page), at) = (page, window.start().get() + ((n as u64) << granule.shift()))
@@ -230,17 +243,11 @@ impl<P: Platform> Mm<P> {
                 continue;
             };
             let index = P::Format::index(0, at);
-            if at == attempt.page().get() || first + n as u64 >= source.cache.size_in_pages() {
+            if at == attempt.page().get() || first + n as u64 >= cache.size_in_pages() {
                 continue;
             }
             if table.get(index) == Entry::Absent {
-                table.set(
-                    index,
-                    Entry::Present(Leaf {
-                        frame: page.pfn(),
-                        ..like
-                    }),
-                );
+                table.set(index, Entry::Present(read_leaf(attempt, cache, page.pfn())));
                 self.keep(page);
                 mapped += 1;
             }
@@ -248,7 +255,8 @@ impl<P: Platform> Mm<P> {
         mapped
     }
 
-    /// The window around a fault: aligned, inside the area and inside one page-table page.
+    /// The window around a fault: it starts aligned or with the area, and ends with the area or the page-table page. As in Linux, one that starts
+    /// with the area is not shorter for that.
     fn around(&self, attempt: &Attempt<'_, P>, table: VirtRange) -> Option<VirtRange> {
         let granule = P::Format::GRANULE;
         let most = AROUND_MOST as u64 * granule.bytes();
@@ -260,7 +268,8 @@ impl<P: Platform> Mm<P> {
             .min(most)
             .max(granule.bytes());
         let bytes = 1 << bytes.ilog2();
-        let start = VirtAddr::new(attempt.page().get() & !(bytes - 1));
+        let aligned = VirtAddr::new(attempt.page().get() & !(bytes - 1));
+        let start = aligned.max(attempt.vma.range().start());
         VirtRange::with_len(start, bytes)?
             .intersection(attempt.vma.range())?
             .intersection(table)
@@ -272,6 +281,22 @@ impl<P: Platform> Mm<P> {
             self.add_rss(kind, 1);
         }
         page.into_raw();
+    }
+}
+
+/// The entry that a load puts in for a page of `cache`: writable at once where nobody need be told of the first store.
+fn read_leaf<P: Platform>(attempt: &Attempt<'_, P>, cache: &Cache<P>, frame: Pfn) -> Leaf {
+    let vma = attempt.vma;
+    let mut flags = attempt.fresh_flags();
+    let writable_at_once = vma.is_shared()
+        && vma.flags().contains(VmFlags::WRITE | VmFlags::SOFTDIRTY)
+        && vma.operations().is_none()
+        && cache.is_shmem();
+    flags.set(LeafFlags::WRITE, writable_at_once);
+    Leaf {
+        frame,
+        flags,
+        cache: vma.cache_mode(),
     }
 }
 
