@@ -54,7 +54,7 @@ impl<P: Platform> Cache<P> {
         path.extend_from_slice(name);
         let spec = FileSpec {
             cache: Some(Self::anonymous_shared(machine, bytes, commit)?),
-            mode: FileMode::READ | FileMode::WRITE,
+            mode: FileMode::READ | FileMode::WRITE | FileMode::OBSERVABLE,
             identity: FileIdentity {
                 major: 0,
                 minor: 1,

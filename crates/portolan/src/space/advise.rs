@@ -336,6 +336,10 @@ impl<P: Platform> MmUser<P> {
             let Some(cache) = file.as_ref().and_then(|file| file.cache()) else {
                 return Ok(());
             };
+            // What was never written has nothing to be read from.
+            if cache.is_shmem() {
+                return Ok(());
+            }
             let end = first.saturating_add(pages).min(cache.size_in_pages());
             // Reading ahead is a hint: what cannot be read shows when it is used.
             let _ = (first..end).try_for_each(|index| cache.page(index).map(drop));
