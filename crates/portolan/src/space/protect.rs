@@ -1,11 +1,13 @@
 //! `mprotect`: new permissions for a range, area by area, and what they mean for the entries that are there.
 
+use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 
 use super::edit::range as ordered;
 use super::flags::{Prot, vm_flags_of_prot};
 use super::map::is_accountable;
 use super::mm::{Mm, MmState, MmUser};
+use super::populate::Populate;
 use super::vma::{Content, Vma, VmaFields};
 use crate::addr::{VirtAddr, VirtRange};
 use crate::errno::Errno;
@@ -38,7 +40,14 @@ impl<P: Platform> MmUser<P> {
         }
         let mut state = self.state.write();
         let range = self.grown_range(&state, range, grows)?;
-        self.protect_range(&mut state, range, Prot::from_bits_truncate(prot))
+        let mut locked = Vec::new();
+        let prot = Prot::from_bits_truncate(prot);
+        let result = self.protect_range(&mut state, range, prot, &mut locked);
+        drop(state);
+        for part in locked {
+            self.populate(part, Populate::Silently);
+        }
+        result
     }
 
     /// The range that PROT_GROWSDOWN stretches to the start of its stack.
@@ -67,11 +76,14 @@ impl<P: Platform> MmUser<P> {
         Ok(range)
     }
 
+    /// Changes every area of `range`, up to a hole or a refusal. `locked` gets the parts that have become writable and must be populated for that,
+    /// because they are locked.
     fn protect_range(
         &self,
         state: &mut MmState<P>,
         range: VirtRange,
         prot: Prot,
+        locked: &mut Vec<VirtRange>,
     ) -> Result<(), Errno> {
         let sealed = |vma: &Vma<P>| vma.flags().contains(VmFlags::SEALED);
         if state
@@ -99,7 +111,17 @@ impl<P: Platform> MmUser<P> {
             if let Some(ops) = &old.ops {
                 ops.mprotect(part, wanted)?;
             }
+            let lock_kind =
+                VmFlags::WRITE | VmFlags::SHARED | VmFlags::LOCKED | VmFlags::LOCKONFAULT;
+            let breaks_sharing =
+                old.flags & lock_kind == VmFlags::LOCKED && wanted.contains(VmFlags::WRITE);
+            if breaks_sharing {
+                locked.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
+            }
             self.protect_area(state, &mut batch, old.cut(part), wanted)?;
+            if breaks_sharing {
+                locked.push(part);
+            }
             at = part.end();
         }
         Ok(())
