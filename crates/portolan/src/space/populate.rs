@@ -61,7 +61,7 @@ impl<P: Platform> MmUser<P> {
             Populate::Strictly(Access::Write) if bare || !flags.contains(VmFlags::WRITE) => {
                 return Err(Errno::EINVAL);
             }
-            Populate::Strictly(_) if bare || !flags.contains(VmFlags::READ) => {
+            Populate::Strictly(Access::Read) if bare || !flags.contains(VmFlags::READ) => {
                 return Err(Errno::EINVAL);
             }
             Populate::Strictly(access) => access,
