@@ -82,7 +82,7 @@ impl<P: Platform> Cache<P> {
             .len()
             .min(usize::try_from(MAX_BYTES - offset).unwrap_or(usize::MAX));
         let old_size = self.size();
-        if offset > old_size {
+        if offset > old_size && !self.is_shmem() {
             // Up to the write only: what a mapping left behind it in the same page becomes part of the object, as in Linux.
             self.zero_tail(old_size, offset);
         }

@@ -97,7 +97,10 @@ impl<P: Platform> Cache<P> {
     fn resize(&self, bytes: u64) {
         let old = self.size();
         if bytes >= old {
-            self.zero_tail(old, u64::MAX);
+            // Shared memory keeps what stores through a mapping left behind its end, as in Linux.
+            if !self.is_shmem() {
+                self.zero_tail(old, u64::MAX);
+            }
             self.size.store(bytes, Ordering::SeqCst);
             return;
         }

@@ -2,10 +2,13 @@
 
 use super::platform::{Disk, Ram, Random, Space, TestMachine};
 use crate::object::{Cache, Commit, MappingKind};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 struct Model<const SHIFT: u32> {
     bytes: Vec<u8>,
+    /// What stores left past the end of shared memory, in its last page: part of it when it grows.
+    beyond: BTreeMap<usize, u8>,
     cache: Arc<Cache<Ram<SHIFT>>>,
     space: Arc<Space<SHIFT>>,
     disk: Option<Arc<Disk>>,
@@ -29,6 +32,8 @@ impl<const SHIFT: u32> Model<SHIFT> {
                 let range = at(first)..at(end);
                 self.cache.punch_hole(first..end).unwrap();
                 self.bytes[range].fill(0);
+                let hole = (first * page) as usize..(end * page) as usize;
+                self.beyond.retain(|at, _| !hole.contains(at));
             }
             11 => {
                 let first = self.random.below(self.limit / page);
@@ -51,7 +56,9 @@ impl<const SHIFT: u32> Model<SHIFT> {
                     self.cache.append(&bytes),
                     Ok((self.bytes.len() as u64, bytes.len()))
                 );
-                self.bytes.extend_from_slice(&bytes);
+                let start = self.bytes.len();
+                self.grow(start + bytes.len());
+                self.bytes[start..].copy_from_slice(&bytes);
             }
         }
         assert_eq!(self.cache.size(), self.bytes.len() as u64);
@@ -85,7 +92,7 @@ impl<const SHIFT: u32> Model<SHIFT> {
         assert_eq!(self.cache.write(offset, &bytes), Ok(bytes.len()));
         let end = offset as usize + bytes.len();
         if !bytes.is_empty() && self.bytes.len() < end {
-            self.bytes.resize(end, 0);
+            self.grow(end);
         }
         if !bytes.is_empty() {
             self.bytes[offset as usize..end].copy_from_slice(&bytes);
@@ -97,9 +104,13 @@ impl<const SHIFT: u32> Model<SHIFT> {
         let value = self.random.below(256) as u8;
         let inside = offset >> SHIFT < (self.bytes.len() as u64).div_ceil(1 << SHIFT);
         assert_eq!(self.space.store(&self.cache, offset, &[value]), inside);
-        // What is stored past the end in the last page is nobody's.
-        if let Some(byte) = self.bytes.get_mut(offset as usize) {
-            *byte = value;
+        match self.bytes.get_mut(offset as usize) {
+            Some(byte) => *byte = value,
+            // What is stored past the end of a file is nobody's.
+            None if inside && self.disk.is_none() => {
+                self.beyond.insert(offset as usize, value);
+            }
+            None => {}
         }
     }
 
@@ -118,7 +129,20 @@ impl<const SHIFT: u32> Model<SHIFT> {
     fn truncate(&mut self) {
         let size = self.random.below(self.limit);
         self.cache.truncate(size).unwrap();
-        self.bytes.resize(size as usize, 0);
+        let size = size as usize;
+        if size < self.bytes.len() {
+            self.bytes.truncate(size);
+            self.beyond.clear();
+        }
+        self.grow(size);
+    }
+
+    fn grow(&mut self, size: usize) {
+        self.bytes.resize(size, 0);
+        let rest = self.beyond.split_off(&size);
+        for (at, value) in std::mem::replace(&mut self.beyond, rest) {
+            self.bytes[at] = value;
+        }
     }
 
     fn sync(&mut self) {
@@ -148,6 +172,7 @@ fn run<const SHIFT: u32>(seed: u64, steps: usize, backed: bool) {
     let (space, id) = Space::map(&cache, 1000, MappingKind::SharedWritable);
     let mut model = Model {
         bytes,
+        beyond: BTreeMap::new(),
         cache,
         space,
         disk,
