@@ -2,6 +2,7 @@
 
 use core::sync::atomic::Ordering;
 
+use super::edit::{joined, mergeable_before};
 use super::flags::Prot;
 use super::map::is_accountable;
 use super::mm::{MmState, MmUser};
@@ -15,7 +16,7 @@ use crate::platform::Platform;
 
 impl<P: Platform> MmUser<P> {
     /// `brk`. `mm/mmap.c: SYSCALL_DEFINE1(brk)`. Returns the end of the heap afterwards: `addr` on success, the old one when it could not be
-    /// moved there (below its start, over RLIMIT_DATA or RLIMIT_AS, into another mapping, no memory). Never an error.
+    /// moved there (below its start, down over nothing that is mapped, over RLIMIT_DATA or RLIMIT_AS, into another mapping, no memory). Never an error.
     pub fn brk(&self, addr: VirtAddr) -> VirtAddr {
         let mut state = self.state.write();
         let old = VirtAddr::new(state.layout.brk);
@@ -56,6 +57,10 @@ impl<P: Platform> MmUser<P> {
             return Ok(state.def_flags.contains(VmFlags::LOCKED).then_some(grown));
         }
         let shrunk = VirtRange::new(new_end, old_end).ok_or(Errno::EINVAL)?;
+        let first = state.vmas.find(new_end.get());
+        if !shrunk.is_empty() && first.is_none_or(|vma| vma.range().start() >= old_end) {
+            return Err(Errno::EINVAL);
+        }
         self.unmap_range(state, shrunk)?;
         Ok(None)
     }
@@ -112,7 +117,15 @@ impl<P: Platform> MmUser<P> {
             anon_forked: false,
             guard: 0,
         };
-        self.insert_area(state, fields)
+        let flags = fields.flags;
+        // The heap grows the area that ends at its end, and no other: not one below its start, not one that follows.
+        let prev = mergeable_before(state, &fields)
+            .filter(|prev| prev.range.end().get() > state.layout.start_brk);
+        let merged = match prev {
+            Some(prev) => joined(&prev, &fields),
+            None => fields,
+        };
+        self.link_area(state, merged, flags, pages)
             .inspect_err(|_| self.machine.uncharge_commit(charged))
     }
 }

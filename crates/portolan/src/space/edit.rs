@@ -70,6 +70,9 @@ impl<'m, P: Platform> Edit<'m, P> {
     pub fn commit(mut self, state: &mut MmState<P>, range: VirtRange) -> Detached<P> {
         for slot in self.new.iter().flatten() {
             announce(self.mm, slot);
+            if slot.guarded_start() != slot.range().start().get() {
+                state.lowest_stack = state.lowest_stack.min(slot.range().start().get());
+            }
         }
         state
             .vmas

@@ -162,6 +162,10 @@ impl<P: Platform> Mm<P> {
             return Err(Errno::ENOMEM);
         }
         let at = match request.map.contains(Map::FIXED) {
+            // Linux takes an address in the last page of all for the error that it would be as a result.
+            true if request.addr > u64::MAX - 4095 => {
+                return Err(Errno::from_raw(request.addr.wrapping_neg() as i32));
+            }
             true => request.addr,
             false => self.find_gap(state, &request, end)?,
         };
@@ -185,11 +189,26 @@ impl<P: Platform> Mm<P> {
             .load(Ordering::Relaxed)
     }
 
+    /// The guard gap below a stack, in bytes.
+    pub(crate) fn guard_gap(&self) -> u64 {
+        P::Format::GRANULE.round_down(
+            self.machine
+                .settings()
+                .stack_guard_gap
+                .load(Ordering::Relaxed),
+        )
+    }
+
     /// A gap for `request` below `end`: the hint if it is free, else by placement.
     fn find_gap(&self, state: &MmState<P>, request: &PlaceRequest, end: u64) -> Result<u64, Errno> {
         let layout = &state.layout;
         if request.map.contains(Map::LOW_32BIT) {
             let window = 0x4000_0000u64..0x8000_0000u64.min(layout.task_size);
+            if request.len <= window.end
+                && let Some(hint) = self.usable_hint(state, request, window.end)
+            {
+                return Ok(hint);
+            }
             return lowest(&state.vmas, window, request).ok_or(Errno::ENOMEM);
         }
         if let Some(hint) = self.usable_hint(state, request, end) {
@@ -205,7 +224,7 @@ impl<P: Platform> Mm<P> {
         let beyond = end - layout.task_size;
         if layout.placement == Placement::TopDown {
             let window = low..layout.mmap_base + beyond;
-            if let Some(at) = highest(&state.vmas, window, request) {
+            if let Some(at) = self.highest(state, window, request) {
                 return Ok(at);
             }
         }
@@ -215,6 +234,32 @@ impl<P: Platform> Mm<P> {
             request,
         )
         .ok_or(Errno::ENOMEM)
+    }
+
+    /// The highest place in `window`. `vm_unmapped_area` from the top.
+    ///
+    /// As Linux passes over places: a gap that is long enough, but not with what the stack above it guards, moves the end of the window down to
+    /// the guarded bytes, over everything that lies among them.
+    fn highest(
+        &self,
+        state: &MmState<P>,
+        mut window: core::ops::Range<u64>,
+        request: &PlaceRequest,
+    ) -> Option<u64> {
+        loop {
+            let page = P::Format::GRANULE.bytes();
+            let at = state
+                .vmas
+                .highest_gap(window.clone(), request.len, page, 0)?;
+            let end = at + request.len;
+            if end.saturating_add(self.guard_gap()) <= state.lowest_stack {
+                return Some(at);
+            }
+            match topmost_guard(&state.vmas, end, &window, request.len) {
+                Some(guard) if guard < window.end => window.end = guard,
+                _ => return Some(at),
+            }
+        }
     }
 
     /// The hint, rounded to a page, if that place is free with the gaps around it.
@@ -246,10 +291,29 @@ fn lowest<P: Platform>(
     vmas.lowest_gap(window, request.len, P::Format::GRANULE.bytes(), 0)
 }
 
-fn highest<P: Platform>(
+/// Where the guard of the highest stack begins that Linux would have tried to map right below, between `from` and the end of the window.
+fn topmost_guard<P: Platform>(
     vmas: &AreaIndex<P>,
-    window: core::ops::Range<u64>,
-    request: &PlaceRequest,
+    from: u64,
+    window: &core::ops::Range<u64>,
+    len: u64,
 ) -> Option<u64> {
-    vmas.highest_gap(window, request.len, P::Format::GRANULE.bytes(), 0)
+    let mut guard = None;
+    let mut below = vmas
+        .get(from.saturating_sub(1))
+        .map_or(from.saturating_sub(len), |vma| vma.range().end().get());
+    for vma in vmas.iter_from(from) {
+        let (start, end) = (vma.range().start().get(), vma.range().end().get());
+        let room = start
+            .min(window.end)
+            .saturating_sub(below.max(window.start));
+        if vma.guarded_start() != start && room >= len {
+            guard = Some(vma.guarded_start());
+        }
+        if start >= window.end {
+            break;
+        }
+        below = end;
+    }
+    guard
 }

@@ -373,6 +373,20 @@ impl<P: Platform> MmUser<P> {
         }
         let (flags, pages) = (fields.flags, fields.pages());
         let merged = merged_with_neighbours(state, fields);
+        self.link_area(state, merged, flags, pages)
+    }
+
+    /// Puts an area in the place of those that it was merged with, and counts the `pages` that it has more, of these `flags`.
+    ///
+    /// # Errors
+    /// `ENOMEM`: no heap; nothing has changed.
+    pub(crate) fn link_area(
+        &self,
+        state: &mut MmState<P>,
+        merged: VmaFields<P>,
+        flags: VmFlags,
+        pages: u64,
+    ) -> Result<(), Errno> {
         let hull = merged.range;
         let mut edit = Edit::new(self);
         edit.add(merged)?;
@@ -413,16 +427,6 @@ impl<P: Platform> MmUser<P> {
             .filter_map(|vma| vma.range().intersection(range))
             .map(|part| part.pages(P::Format::GRANULE))
             .sum()
-    }
-
-    /// The guard gap below a stack, in bytes.
-    pub(crate) fn guard_gap(&self) -> u64 {
-        P::Format::GRANULE.round_down(
-            self.machine
-                .settings()
-                .stack_guard_gap
-                .load(Ordering::Relaxed),
-        )
     }
 
     /// Maps pages that the embedder made under a name of their own (`[vdso]`). `_install_special_mapping`.

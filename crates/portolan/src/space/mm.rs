@@ -45,6 +45,8 @@ pub(crate) struct MmState<P: Platform> {
     pub counts: Counts,
     /// VM_LOCKED and VM_LOCKONFAULT for every later mapping. `def_flags`.
     pub def_flags: VmFlags,
+    /// No growing area starts below this; `u64::MAX` while there never was one.
+    pub lowest_stack: u64,
 }
 
 /// `struct mm_struct`: one address space. Reached through [`MmUser`].
@@ -89,6 +91,7 @@ impl<P: Platform> Mm<P> {
             layout: config.layout,
             counts: Counts::default(),
             def_flags: VmFlags::empty(),
+            lowest_stack: u64::MAX,
         };
         let mm = Mm {
             machine: machine.clone(),
