@@ -31,6 +31,59 @@ pub struct Cli {
 pub enum Command {
     /// Run a program in an address space that Portolan manages
     Run(Run),
+    /// Compare Portolan with the kernel of this machine, call by call
+    Conform(Conform),
+}
+
+/// `portolan conform`.
+#[derive(Args, Debug)]
+#[command(after_long_help = AFTER_CONFORM)]
+pub struct Conform {
+    /// How many operations to do
+    ///
+    /// They are done in sequences of some twenty to a thousand, each in a fresh process.
+    #[arg(long, value_name = "N", default_value_t = 100_000)]
+    pub ops: u64,
+
+    /// Where chance starts: the same seed gives the same operations
+    #[arg(long, value_name = "S", default_value_t = 1)]
+    pub seed: u64,
+
+    /// How many seeds to try, one after the other, each with N operations
+    #[arg(long, value_name = "K", default_value_t = 1)]
+    pub seeds: u64,
+
+    /// Only these calls, separated by commas, and looking at what they did
+    #[arg(long, value_name = "CALLS", value_delimiter = ',')]
+    pub only: Vec<String>,
+
+    /// Go on after a difference, and list every different one at the end
+    #[arg(long)]
+    pub keep_going: bool,
+
+    /// Page-table formats, separated by commas
+    ///
+    /// x86_64, x86_64-5, aarch64, aarch64-sw, aarch64-16k, aarch64-64k; all is the first four. The last two have other pages than this machine:
+    /// the same operations run on the library alone, and its own invariants are checked after each.
+    #[arg(
+        long,
+        value_name = "F",
+        value_delimiter = ',',
+        default_value = "x86_64"
+    )]
+    pub format: Vec<String>,
+
+    /// How many sequences at the same time [default: as many as there are processors]
+    #[arg(long, value_name = "J")]
+    pub jobs: Option<usize>,
+
+    /// Do the operations of this file instead, as a mismatch is written down
+    #[arg(long, value_name = "FILE")]
+    pub case: Option<PathBuf>,
+
+    /// Write each mismatch into DIR: NAME.ops, and NAME.c to see what Linux does
+    #[arg(long, value_name = "DIR")]
+    pub save: Option<PathBuf>,
 }
 
 /// `portolan run`.
@@ -124,6 +177,23 @@ Examples:
 
 Not supported yet: fork and threads. A system call that is missing answers ENOSYS.";
 
+const AFTER_CONFORM: &str = "\
+The same calls go to the kernel of this machine and to the library; results, mappings, counts, memory and files must be equal after each. A \
+mismatch is made as short as it can be and shown with a C program that prints what Linux does. Needs Linux 6.18 on x86-64, and root.
+
+Exit status:
+  0    no mismatch
+  1    a mismatch
+  125  the comparison could not be made
+
+Examples:
+  portolan conform --ops 1000000 --seed 7
+      A long run.
+  portolan conform --only mmap,mremap,fork_hold,store --keep-going
+      All that can be found about these calls.
+  portolan conform --case conformance/cases/NAME.ops
+      One recorded case.";
+
 /// Bytes from a number with an optional suffix.
 fn parse_size(text: &str) -> Result<u64, String> {
     const UNITS: [(char, u32); 4] = [('K', 10), ('M', 20), ('G', 30), ('T', 40)];
@@ -205,7 +275,7 @@ mod tests {
     fn what_follows_the_program_is_the_programs() {
         let parse = |words: &[&str]| match Cli::try_parse_from(words).map(|cli| cli.command) {
             Ok(Command::Run(run)) => run,
-            Err(error) => panic!("{error}"),
+            other => panic!("{other:?}"),
         };
         let run = parse(&["portolan", "run", "--stats", "--", "ls", "--stats", "-l"]);
         assert!(run.stats);

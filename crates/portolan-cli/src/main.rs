@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 mod args;
+mod conform;
 mod inherit;
 mod program;
 mod record;
@@ -67,8 +68,11 @@ fn main() -> ExitCode {
             };
         }
     };
-    let Command::Run(options) = &cli.command;
-    match catch_unwind(AssertUnwindSafe(|| run::run(options))) {
+    let result = catch_unwind(AssertUnwindSafe(|| match &cli.command {
+        Command::Run(options) => run::run(options),
+        Command::Conform(options) => conform::conform(options),
+    }));
+    match result {
         Ok(Ok(status)) => ExitCode::from(status),
         Ok(Err(failure)) => {
             say(failure.message);

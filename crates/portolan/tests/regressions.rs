@@ -1,5 +1,5 @@
 //! What was once wrong, each case as short as it could be made. Where Linux decides, the expectations are what Linux 6.18 answered to the same
-//! calls (`tests/outer.rs` compares at random). One format is enough here: none of it has to do with how entries are written.
+//! calls (the crate `conformance` compares at random). One format is enough here: none of it has to do with how entries are written.
 
 mod common;
 
