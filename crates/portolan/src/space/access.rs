@@ -37,7 +37,7 @@ impl Translation {
 }
 
 /// Whether an entry lets an access through.
-fn allows(leaf: &Leaf, access: Access) -> bool {
+pub(super) fn allows(leaf: &Leaf, access: Access) -> bool {
     leaf.flags.contains(match access {
         Access::Read => LeafFlags::READ,
         Access::Write => LeafFlags::READ | LeafFlags::WRITE,
@@ -89,6 +89,17 @@ impl<P: Platform> Mm<P> {
         access: Access,
         work: impl FnOnce(&Leaf) -> T,
     ) -> Option<T> {
+        self.with_page_if(addr, access, |leaf| allows(leaf, access), work)
+    }
+
+    /// The same, if `accepts` says so.
+    pub(super) fn with_page_if<T>(
+        &self,
+        addr: VirtAddr,
+        access: Access,
+        accepts: impl FnOnce(&Leaf) -> bool,
+        work: impl FnOnce(&Leaf) -> T,
+    ) -> Option<T> {
         if addr >= self.user_end() {
             return None;
         }
@@ -98,7 +109,7 @@ impl<P: Platform> Mm<P> {
         let Entry::Present(mut leaf) = locked.get(index) else {
             return None;
         };
-        if !allows(&leaf, access) {
+        if !accepts(&leaf) {
             return None;
         }
         let mut used = leaf.flags | LeafFlags::ACCESSED;
@@ -245,7 +256,7 @@ impl<P: Platform> MmUser<P> {
     }
 
     /// Calls `work` with the entry, the offset in the page, how much was done before and how much is to be done in it, for each page.
-    fn each_page(
+    pub(super) fn each_page(
         &self,
         at: VirtAddr,
         len: usize,

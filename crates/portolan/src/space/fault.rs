@@ -99,8 +99,18 @@ pub(super) struct Attempt<'a, P: Platform> {
     /// The access as it was, for `si_addr`.
     pub addr: VirtAddr,
     pub access: Access,
+    pub rights: Rights,
     /// The state under the mmap lock, when it is held for reading.
     pub state: Option<&'a MmState<P>>,
+}
+
+/// Whether what an area allows now binds an access.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Rights {
+    /// It does.
+    Checked,
+    /// Only what the area may become does: a debugger reads what is not readable and writes to private copies of what is not writable. `FOLL_FORCE`.
+    Forced,
 }
 
 impl<P: Platform> Attempt<'_, P> {
@@ -151,16 +161,31 @@ impl<P: Platform> MmUser<P> {
     /// [`FaultError::Signal`] with SIGSEGV or SIGBUS and its code; [`FaultError::OutOfMemory`] when no frame or heap is left, with nothing
     /// changed.
     pub fn handle_fault(&self, addr: VirtAddr, access: Access) -> Result<FaultDone, FaultError> {
-        let result = self.serve_fault(addr, access);
+        self.handle_fault_with(addr, access, Rights::Checked)
+    }
+
+    /// The same with what the area allows checked by the caller.
+    pub(super) fn handle_fault_with(
+        &self,
+        addr: VirtAddr,
+        access: Access,
+        rights: Rights,
+    ) -> Result<FaultDone, FaultError> {
+        let result = self.serve_fault(addr, access, rights);
         if let Err(FaultError::Signal(_)) = result {
             self.count(|events| &events.failed_faults);
         }
         result
     }
 
-    fn serve_fault(&self, addr: VirtAddr, access: Access) -> Result<FaultDone, FaultError> {
+    fn serve_fault(
+        &self,
+        addr: VirtAddr,
+        access: Access,
+        rights: Rights,
+    ) -> Result<FaultDone, FaultError> {
         let mut done = FaultDone::Minor;
-        let mut step = self.fault_unlocked(addr, access)?;
+        let mut step = self.fault_unlocked(addr, access, rights)?;
         loop {
             match step {
                 Step::Done => return Ok(done),
@@ -171,18 +196,24 @@ impl<P: Platform> MmUser<P> {
                     self.load_page(&file, index, addr)?;
                 }
             }
-            step = self.fault_locked(addr, access)?;
+            step = self.fault_locked(addr, access, rights)?;
         }
     }
 
     /// The first try: no lock, under an epoch pin.
-    fn fault_unlocked(&self, addr: VirtAddr, access: Access) -> Result<Step<P>, FaultError> {
+    fn fault_unlocked(
+        &self,
+        addr: VirtAddr,
+        access: Access,
+        rights: Rights,
+    ) -> Result<Step<P>, FaultError> {
         let guard = self.machine.pin();
         match self.reader.find(addr.get(), &guard) {
             Ok(Some(vma)) if vma.range().contains(addr) => self.fault_in(&Attempt {
                 vma,
                 addr,
                 access,
+                rights,
                 state: None,
             }),
             _ => Ok(Step::Again),
@@ -190,7 +221,12 @@ impl<P: Platform> MmUser<P> {
     }
 
     /// The try that decides: under the mmap lock for reading.
-    fn fault_locked(&self, addr: VirtAddr, access: Access) -> Result<Step<P>, FaultError> {
+    fn fault_locked(
+        &self,
+        addr: VirtAddr,
+        access: Access,
+        rights: Rights,
+    ) -> Result<Step<P>, FaultError> {
         self.count(|events| &events.locked_faults);
         let state = self.state.read();
         let unmapped = FaultError::Signal(Fault {
@@ -206,6 +242,7 @@ impl<P: Platform> MmUser<P> {
                 vma,
                 addr,
                 access,
+                rights,
                 state: Some(&state),
             });
         }
@@ -233,7 +270,7 @@ impl<P: Platform> Mm<P> {
 
     /// One try at a fault in an area. `handle_pte_fault`.
     fn fault_in(&self, attempt: &Attempt<'_, P>) -> Result<Step<P>, FaultError> {
-        if !permits(attempt.vma.flags(), attempt.access) {
+        if attempt.rights == Rights::Checked && !permits(attempt.vma.flags(), attempt.access) {
             return attempt.fail(Signal::Segv, FaultCode::NotAllowed);
         }
         let at = attempt.page();
