@@ -30,7 +30,10 @@ pub fn run(options: &Run) -> Result<u8, Failure> {
     let trace = options.trace.as_deref().map(open_trace).transpose()?;
     let notes = Notes::new(trace.clone());
     let signals = inherit::hold_signals();
-    let kernel = Arc::new(kernel(options, trace.clone(), notes.clone())?);
+    let machine = machine(options)?;
+    let free = machine.phys().free_frames();
+    let kernel = kernel(options, &machine, trace.clone(), notes.clone())?;
+    let kernel = Arc::new(kernel);
     let weak = Arc::downgrade(&kernel);
     inherit::forward_signals(signals, move |signal| {
         if let Some(kernel) = weak.upgrade() {
@@ -46,6 +49,14 @@ pub fn run(options: &Run) -> Result<u8, Failure> {
         say(format_args!("the trace is not complete: {error}"));
     }
     tell(options, &kernel, &notes, status);
+    drop(kernel);
+    machine.quiesce();
+    let lost = free.abs_diff(machine.phys().free_frames());
+    if lost != 0 {
+        say(format_args!(
+            "{lost} frames did not come back, which is a defect of portolan; please report it"
+        ));
+    }
     Ok(match status {
         ExitStatus::Exited(status) => status,
         ExitStatus::Killed { signal, .. } => 128_u8.wrapping_add(signal as u8),
@@ -117,21 +128,32 @@ fn open_trace(path: &Path) -> Result<Trace, Failure> {
     })
 }
 
-/// A machine with the memory asked for, and a kernel on it.
-fn kernel(options: &Run, trace: Option<Trace>, notes: Notes) -> Result<Kernel<Host>, Failure> {
+/// A machine with the memory asked for.
+fn machine(options: &Run) -> Result<Machine<Host>, Failure> {
     let memory = options.memory & !(4096 - 1);
     let host = Host::new(HostConfig {
         memory,
         placement: Placement::default(),
     })
     .map_err(Failure::own)?;
-    let failed = |error: Errno| {
-        Failure::own(format_args!(
-            "cannot set up a machine with {memory} bytes of memory: {}",
-            error.message()
-        ))
-    };
-    let machine = Machine::new(host, Settings::default()).map_err(failed)?;
+    Machine::new(host, Settings::default()).map_err(|error| no_machine(options, error))
+}
+
+fn no_machine(options: &Run, error: Errno) -> Failure {
+    Failure::own(format_args!(
+        "cannot set up a machine with {} bytes of memory: {}",
+        options.memory,
+        error.message()
+    ))
+}
+
+/// A kernel on the machine.
+fn kernel(
+    options: &Run,
+    machine: &Machine<Host>,
+    trace: Option<Trace>,
+    notes: Notes,
+) -> Result<Kernel<Host>, Failure> {
     let config = KernelConfig {
         trace: trace.map(|trace| Box::new(trace) as Box<dyn Sink>),
         log: Box::new(notes),
@@ -148,7 +170,7 @@ fn kernel(options: &Run, trace: Option<Trace>, notes: Notes) -> Result<Kernel<Ho
             Randomize::Off
         },
     };
-    Kernel::new(machine, config).map_err(failed)
+    Kernel::new(machine.clone(), config).map_err(|error| no_machine(options, error))
 }
 
 /// Why a program that is there could not be loaded, in a shell's terms.

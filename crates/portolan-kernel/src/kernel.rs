@@ -9,7 +9,7 @@ use lock_api::{Mutex, RwLock};
 use portolan::addr::VirtAddr;
 use portolan::errno::Errno;
 use portolan::machine::Machine;
-use portolan::paging::Access;
+use portolan::paging::{Access, Format};
 use portolan::space::{Fault, FaultDone, FaultError, Signal};
 
 use crate::engine::{Engine, ExceptionKind, Registers, Trap};
@@ -296,6 +296,9 @@ impl<E: Engine> Kernel<E> {
             args,
         });
         self.stats.count_call(call.number, result.is_err());
+        if task.mm.take_out_of_memory() {
+            self.kill_for_memory(task);
+        }
         if let (Some(sink), Some(returns)) = (&self.trace, call.traced) {
             let line = CallLine {
                 name: call.name,
@@ -348,12 +351,24 @@ impl<E: Engine> Kernel<E> {
         match result {
             Ok(done) => task.process.count_fault(done == FaultDone::Major),
             Err(FaultError::Signal(fault)) => self.force_fault(task, &fault, access),
-            Err(FaultError::OutOfMemory) => {
-                self.log
-                    .note(format_args!("out of memory: the program is killed"));
-                task.force(SigInfo::kernel(signal::SIGKILL));
-            }
+            Err(FaultError::OutOfMemory) => self.kill_for_memory(task),
         }
+    }
+
+    /// Ends the program that found no memory: what could be reclaimed was, and no other program is there to be chosen. `oom_kill_process`.
+    fn kill_for_memory(&self, task: &mut Task<E>) {
+        task.mm.take_out_of_memory();
+        self.stats.count_out_of_memory();
+        let rss = task.mm.rss();
+        let kib = |pages: u64| pages << (E::Format::GRANULE.shift() - 10);
+        self.log.note(format_args!(
+            "out of memory: killed process {}, anon-rss {} kB, file-rss {} kB, shmem-rss {} kB",
+            task.process.pid,
+            kib(rss.anon),
+            kib(rss.file),
+            kib(rss.shmem),
+        ));
+        task.force(SigInfo::kernel(signal::SIGKILL));
     }
 
     /// A fault that the program is told of. `bad_area`, `do_sigbus`.

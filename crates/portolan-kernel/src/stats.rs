@@ -155,10 +155,15 @@ impl Stats {
         bump(match result {
             Ok(FaultDone::Minor) => &self.faults.minor[kind],
             Ok(FaultDone::Major) => &self.faults.major[kind],
-            Err(FaultError::OutOfMemory) => &self.faults.out_of_memory,
+            // Counted where the program is killed for it.
+            Err(FaultError::OutOfMemory) => return,
             Err(FaultError::Signal(fault)) if fault.signal == Signal::Bus => &self.faults.bus,
             Err(FaultError::Signal(_)) => &self.faults.segv,
         });
+    }
+
+    pub(crate) fn count_out_of_memory(&self) {
+        bump(&self.faults.out_of_memory);
     }
 
     pub(crate) fn report<E: Engine>(

@@ -1,7 +1,8 @@
 //! One machine: its platform and memory, its grace periods, and the settings that Linux keeps under `/proc/sys/vm`.
 //! A [`Machine`] is a handle; address spaces and caches hold one. Nothing outside a machine is shared by two of them.
 
-use alloc::sync::Arc;
+use alloc::sync::{Arc, Weak};
+use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use crate::addr::Granule;
@@ -9,7 +10,7 @@ use crate::epoch::{Domain, Guard};
 use crate::errno::Errno;
 use crate::paging::Format;
 use crate::percpu::Counter;
-use crate::phys::{FailPoint, Phys, PhysOwner, heap};
+use crate::phys::{FailPoint, OutOfMemory, Phys, PhysOwner, heap};
 use crate::platform::{Asid, Platform};
 
 /// How freely memory is promised. `/proc/sys/vm/overcommit_memory`.
@@ -69,12 +70,36 @@ impl Settings {
     }
 }
 
+/// How much a shrinker may disturb to give frames back. Ascending.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Effort {
+    /// Only what nobody maps and what needs no writing.
+    Unused,
+    /// Also what is mapped, and will be faulted in again.
+    Mapped,
+    /// Also what must be written first.
+    Dirty,
+}
+
+/// What holds frames that it can do without: `struct shrinker`.
+pub trait Shrink: Send + Sync {
+    /// Gives up about `most` frames, as far as `effort` allows, and returns how many. May sleep; takes no mmap lock.
+    fn shrink(&self, effort: Effort, most: u64) -> u64;
+}
+
+/// The shrinkers of a machine. Dead ones are dropped whenever the list would have to grow, so it stays within twice what lives.
+type Shrinkers<P> = lock_api::RwLock<<P as Platform>::RawRwLock, Vec<Weak<dyn Shrink>>>;
+
+/// Frames that are asked back at a time: enough that the looking around pays.
+const RECLAIM_BATCH: u64 = 128;
+
 struct Inner<P: Platform> {
     settings: Settings,
     epoch: Domain,
     committed: Counter,
     next_asid: AtomicU64,
     next_anon: AtomicU64,
+    shrinkers: Shrinkers<P>,
     // Last: what the fields above free goes back to it.
     phys: PhysOwner<P>,
 }
@@ -115,6 +140,7 @@ impl<P: Platform> Machine<P> {
             committed,
             next_asid: AtomicU64::new(1),
             next_anon: AtomicU64::new(1),
+            shrinkers: lock_api::RwLock::new(Vec::new()),
             phys,
         };
         Ok(Self(heap::try_arc(&fail, inner)?))
@@ -166,6 +192,60 @@ impl<P: Platform> Machine<P> {
     /// A name for a new anonymous reverse map root; never zero.
     pub(crate) fn new_anon_root(&self) -> u64 {
         self.0.next_anon.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Counts on `shrinker` when frames run out, until it is dropped. `register_shrinker`.
+    ///
+    /// # Errors
+    /// The heap is exhausted.
+    pub fn register_shrinker(&self, shrinker: Weak<dyn Shrink>) -> Result<(), OutOfMemory> {
+        let mut all = self.0.shrinkers.write();
+        if all.len() == all.capacity() {
+            all.retain(|shrinker| shrinker.strong_count() != 0);
+            let more = (2 * all.len()).max(16) - all.len();
+            self.fail_point().check()?;
+            all.try_reserve_exact(more).map_err(|_| OutOfMemory)?;
+        }
+        all.push(shrinker);
+        Ok(())
+    }
+
+    /// Asks for frames back, with the least effort that brings any; returns how many. May sleep; no spin lock may be held, no read-side section
+    /// entered, and no lock of a cache but that of its contents. `try_to_free_pages`.
+    pub fn reclaim(&self) -> u64 {
+        let ask = |effort| {
+            let all = self.0.shrinkers.read();
+            let mut freed = 0;
+            for shrinker in all.iter().filter_map(Weak::upgrade) {
+                freed += shrinker.shrink(effort, RECLAIM_BATCH - freed);
+                if freed >= RECLAIM_BATCH {
+                    break;
+                }
+            }
+            freed
+        };
+        let efforts = [Effort::Unused, Effort::Mapped, Effort::Dirty];
+        efforts
+            .into_iter()
+            .map(ask)
+            .find(|&freed| freed != 0)
+            .unwrap_or(0)
+    }
+
+    /// Does `work`, again and again while it runs out of memory and some can be reclaimed. On the conditions of [`Machine::reclaim`].
+    ///
+    /// # Errors
+    /// What `work` answers in the end.
+    pub(crate) fn with_reclaim<T, E: PartialEq + From<OutOfMemory>>(
+        &self,
+        mut work: impl FnMut() -> Result<T, E>,
+    ) -> Result<T, E> {
+        loop {
+            match work() {
+                Err(error) if error == E::from(OutOfMemory) && self.reclaim() != 0 => {}
+                done => return done,
+            }
+        }
     }
 
     /// How many pages are promised. `Committed_AS`.

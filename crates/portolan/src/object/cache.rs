@@ -1,7 +1,7 @@
 //! `Cache`: the pages of one object, its size, and who maps it. Lookups and bookkeeping are here; reading pages in, byte ranges,
 //! truncation, write-back and reclaim have files of their own.
 
-use alloc::sync::Arc;
+use alloc::sync::{Arc, Weak};
 use core::fmt;
 use core::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
 
@@ -13,7 +13,7 @@ use super::seal::Seals;
 use super::tree::{Tag, Tree};
 use crate::addr::Granule;
 use crate::errno::Errno;
-use crate::machine::Machine;
+use crate::machine::{Machine, Shrink};
 use crate::paging::Format;
 use crate::phys::{OutOfMemory, PageFlags, PageRef, heap};
 use crate::platform::Platform;
@@ -99,7 +99,10 @@ impl<P: Platform> Cache<P> {
         backing: Arc<dyn Backing>,
         size: u64,
     ) -> Result<Arc<Self>, Errno> {
-        Self::build(machine, Some(backing), size, false)
+        let cache = Self::build(machine, Some(backing), size, false)?;
+        let shrinker: Weak<dyn Shrink> = Arc::downgrade(&cache) as _;
+        machine.register_shrinker(shrinker)?;
+        Ok(cache)
     }
 
     pub(super) fn build(

@@ -26,8 +26,10 @@ impl<P: Platform> Cache<P> {
         if let Some(page) = self.lookup(index) {
             return Ok(page);
         }
-        let _filling = self.fill_lock.read();
-        self.fill(index)
+        self.machine.with_reclaim(|| {
+            let _filling = self.fill_lock.read();
+            self.fill(index)
+        })
     }
 
     /// As [`Cache::page`], with the fill lock held.

@@ -17,6 +17,8 @@ pub enum ZapReason {
     Hole,
     /// The file changed outside: private copies stay.
     Invalidate,
+    /// Memory is short, and the file has the page: private copies stay.
+    Reclaim,
 }
 
 impl ZapReason {
@@ -50,6 +52,15 @@ pub enum MappingKind {
     SharedWritable,
 }
 
+/// Whether pages of a mapping may leave memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Residency {
+    /// They come back by a fault.
+    Evictable,
+    /// They stay. VM_LOCKED.
+    Locked,
+}
+
 /// Where a space shows a run of a file's pages.
 #[derive(Clone)]
 pub struct Mapping {
@@ -63,6 +74,8 @@ pub struct Mapping {
     pub pages: u64,
     /// What stores do.
     pub kind: MappingKind,
+    /// Whether its pages may go when memory is short.
+    pub residency: Residency,
 }
 
 impl Mapping {

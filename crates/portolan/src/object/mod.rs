@@ -45,5 +45,5 @@ pub use backing::Backing;
 pub use cache::{Cache, MAX_BYTES, MappingsLocked};
 pub use file::{File, FileIdentity, FileMode, FileSpec};
 pub use flags::VmFlags;
-pub use mapping::{Mapper, Mapping, MappingId, MappingKind, ZapReason};
+pub use mapping::{Mapper, Mapping, MappingId, MappingKind, Residency, ZapReason};
 pub use seal::Seals;

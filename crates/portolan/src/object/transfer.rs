@@ -91,9 +91,11 @@ impl<P: Platform> Cache<P> {
             let at = offset + done as u64;
             let (index, within) = Self::locate(at);
             let count = (Self::PAGE - within).min(len - done);
-            let stored = self
-                .check_write_seals(at + count as u64)
-                .and_then(|()| self.store(index, within, &from[done..done + count]));
+            let stored = self.check_write_seals(at + count as u64).and_then(|()| {
+                let bytes = &from[done..done + count];
+                self.machine
+                    .with_reclaim(|| self.store(index, within, bytes))
+            });
             let page = match stored {
                 Ok(page) => page,
                 Err(error) if done == 0 => return Err(error),

@@ -16,7 +16,7 @@ const BATCH: usize = 32;
 
 /// Which pages go.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Which {
+pub(super) enum Which {
     All,
     Clean,
 }
@@ -117,14 +117,18 @@ impl<P: Platform> Cache<P> {
     ///
     /// A fault that found its page before the first zap is swept by that, or sees that the count has changed; one that found it after, but
     /// before it was taken out, is swept by the second zap, or sees the second change.
-    fn remove(&self, range: Range<u64>, reason: ZapReason, which: Which) {
+    ///
+    /// Returns how many it took out.
+    pub(super) fn remove(&self, range: Range<u64>, reason: ZapReason, which: Which) -> u64 {
         self.zap(&range, reason);
-        let mut from = Some(range.start);
+        let (mut from, mut taken) = (Some(range.start), 0);
         while let Some(start) = from {
             let mut batch = [const { None }; BATCH];
             from = self.take_batch(start..range.end, which, &mut batch);
+            taken += batch.iter().flatten().count() as u64;
         }
         self.zap(&range, reason);
+        taken
     }
 
     /// Takes up to a batch of pages out, and says where to go on.

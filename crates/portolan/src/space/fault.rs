@@ -64,7 +64,7 @@ pub struct Fault {
 pub enum FaultError {
     /// The task gets a signal.
     Signal(Fault),
-    /// No frame is to be had. The embedder frees memory and repeats the access, or ends a task (`VM_FAULT_OOM`).
+    /// No frame is to be had: what could be reclaimed was. The embedder ends a task (`VM_FAULT_OOM`).
     OutOfMemory,
 }
 
@@ -158,8 +158,8 @@ impl<P: Platform> MmUser<P> {
     /// permissive here without a flush. May sleep.
     ///
     /// # Errors
-    /// [`FaultError::Signal`] with SIGSEGV or SIGBUS and its code; [`FaultError::OutOfMemory`] when no frame or heap is left, with nothing
-    /// changed.
+    /// [`FaultError::Signal`] with SIGSEGV or SIGBUS and its code; [`FaultError::OutOfMemory`] when no frame or heap is left and none could be
+    /// reclaimed, with nothing changed.
     pub fn handle_fault(&self, addr: VirtAddr, access: Access) -> Result<FaultDone, FaultError> {
         self.handle_fault_with(addr, access, Rights::Checked)
     }
@@ -171,9 +171,13 @@ impl<P: Platform> MmUser<P> {
         access: Access,
         rights: Rights,
     ) -> Result<FaultDone, FaultError> {
-        let result = self.serve_fault(addr, access, rights);
-        if let Err(FaultError::Signal(_)) = result {
-            self.count(|events| &events.failed_faults);
+        let result = self
+            .machine
+            .with_reclaim(|| self.serve_fault(addr, access, rights));
+        match result {
+            Err(FaultError::Signal(_)) => self.count(|events| &events.failed_faults),
+            Err(FaultError::OutOfMemory) => self.out_of_memory.store(true, Ordering::Relaxed),
+            Ok(_) => {}
         }
         result
     }

@@ -131,17 +131,18 @@ impl<P: Platform> MmUser<P> {
             shmem: 0,
             protected: None,
         };
+        // Before the file is locked: to find memory it may have to be reclaimed from.
+        for (part, _) in Cursor::new(&self.table, phys, vma.range()) {
+            self.machine
+                .with_reclaim(|| child.table.leaf_or_create(phys, part.start(), || true))?;
+        }
         // A truncation that has been at the child's area already, but not at this one, would miss what is copied now.
         let cache = vma.file().and_then(|file| file.cache());
         let _mappings = cache.map(|cache| cache.lock_mappings());
-        let mut result = Ok(());
         for (part, table) in Cursor::new(&self.table, phys, vma.range()) {
-            let into = match child.table.leaf_or_create(phys, part.start(), || true) {
-                Ok(Some(into)) => into,
-                Ok(None) | Err(_) => {
-                    result = Err(Errno::ENOMEM);
-                    break;
-                }
+            // None is missing: with the gate closed no table comes between the two walks.
+            let Some(into) = child.table.leaf(phys, part.start()) else {
+                continue;
             };
             copy.table(&mut table.lock(), &mut into.lock(), part);
         }
@@ -151,7 +152,7 @@ impl<P: Platform> MmUser<P> {
         if let Some(range) = copy.protected {
             batch.note(range);
         }
-        result
+        Ok(())
     }
 }
 

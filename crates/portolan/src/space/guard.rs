@@ -31,7 +31,9 @@ impl<P: Platform> MmUser<P> {
         let phys = self.machine.phys();
         let mut at = part.start();
         while at < part.end() {
-            let table = self.table.leaf_or_create(phys, at, || true)?;
+            let table = self
+                .machine
+                .with_reclaim(|| self.table.leaf_or_create(phys, at, || true))?;
             at = table.ok_or(Errno::ENOMEM)?.covers().end();
         }
         // With a root the markers are copied by fork.

@@ -64,6 +64,8 @@ pub struct Mm<P: Platform> {
     pub(crate) read_implies_exec: AtomicBool,
     /// The most pages that were ever resident, as far as seen. `hiwater_rss`.
     pub(crate) peak_rss: AtomicU64,
+    /// A fault found no memory since this was last asked.
+    pub(crate) out_of_memory: AtomicBool,
     cpus: ActiveCpus,
     users: AtomicU32,
 }
@@ -96,7 +98,7 @@ impl<P: Platform> Mm<P> {
         let mm = Mm {
             machine: machine.clone(),
             asid: machine.new_asid(),
-            table: PageTable::new(machine.phys())?,
+            table: machine.with_reclaim(|| PageTable::new(machine.phys()))?,
             reader,
             state: lock_api::RwLock::new(state),
             gate: AtomicU32::new(0),
@@ -104,6 +106,7 @@ impl<P: Platform> Mm<P> {
             limits: config.limits,
             read_implies_exec: AtomicBool::new(false),
             peak_rss: AtomicU64::new(0),
+            out_of_memory: AtomicBool::new(false),
             cpus: ActiveCpus::new(),
             users: AtomicU32::new(1),
         };
@@ -165,6 +168,12 @@ impl<P: Platform> Mm<P> {
     pub fn peak_rss(&self) -> u64 {
         self.note_peak_rss();
         self.peak_rss.load(Ordering::Relaxed)
+    }
+
+    /// Whether a fault, of the task or of a copy to or from its memory, found no memory since this was last asked. Linux's killer would have
+    /// chosen a task by then: an embedder asks after each system call, whatever that answered.
+    pub fn take_out_of_memory(&self) -> bool {
+        self.out_of_memory.swap(false, Ordering::Relaxed)
     }
 
     /// Event counts.

@@ -406,8 +406,10 @@ impl<P: Platform> MmUser<P> {
         let room = target.len() + rests.len() + undo.len();
         state.vmas.reserve(room, self.machine.fail_point())?;
         let landing = ordered(to.start(), plus(to.start(), from.bytes())?);
-        self.flush_batch()
-            .reserve_move(&self.table, from, landing.start())?;
+        self.machine.with_reclaim(|| {
+            self.flush_batch()
+                .reserve_move(&self.table, from, landing.start())
+        })?;
         Ok(MovePlan {
             from,
             to,

@@ -1,5 +1,6 @@
 //! What happens to entries when the object under them changes, and the registry that finds them.
 
+use crate::object::Residency;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
@@ -146,6 +147,7 @@ fn overlaps_become_addresses() {
         first_page,
         pages,
         kind: MappingKind::Private,
+        residency: Residency::Evictable,
     };
     let range = |start, end| VirtRange::new(VirtAddr::new(start), VirtAddr::new(end));
     assert_eq!(
@@ -189,6 +191,7 @@ fn the_registry_finds_what_a_list_finds() {
                         first_page,
                         pages,
                         kind: MappingKind::Shared,
+                        residency: Residency::Evictable,
                     },
                 );
                 list.insert(start, (id, first_page, pages));
@@ -241,6 +244,7 @@ fn a_registry_of_many_equal_mappings_is_shallow() {
                     first_page,
                     pages: 1,
                     kind: MappingKind::Shared,
+                    residency: Residency::Evictable,
                 },
             );
             id
@@ -294,6 +298,7 @@ fn a_fault_between_the_zap_and_the_end_of_the_page_is_swept_too() {
             first_page: 0,
             pages: 1,
             kind,
+            residency: Residency::Evictable,
         },
     );
     let truncations = [cache.truncations(), {

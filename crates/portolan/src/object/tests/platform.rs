@@ -383,6 +383,7 @@ impl<const SHIFT: u32> Space<SHIFT> {
                 first_page: 0,
                 pages,
                 kind,
+                residency: Residency::Evictable,
             },
         );
         (space, id)
