@@ -29,6 +29,8 @@ pub struct Limits {
     pub may_map_low: AtomicBool,
     /// CAP_SYS_ADMIN, as far as memory calls ask for it.
     pub admin: AtomicBool,
+    /// CAP_SYS_NICE: pages that others map too may be moved, and to any node.
+    pub nice: AtomicBool,
 }
 
 impl Default for Limits {
@@ -41,6 +43,7 @@ impl Default for Limits {
             may_lock_any: AtomicBool::new(false),
             may_map_low: AtomicBool::new(false),
             admin: AtomicBool::new(false),
+            nice: AtomicBool::new(false),
         }
     }
 }
@@ -58,6 +61,7 @@ impl Limits {
             may_lock_any: right(&self.may_lock_any),
             may_map_low: right(&self.may_map_low),
             admin: right(&self.admin),
+            nice: right(&self.nice),
         }
     }
 }

@@ -113,6 +113,7 @@ impl<P: Platform> MmUser<P> {
             ops: None,
             name: None,
             cache_mode: CacheMode::WriteBack,
+            policy: None,
             anon: 0,
             anon_forked: false,
             guard: 0,

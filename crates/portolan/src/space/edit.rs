@@ -348,6 +348,7 @@ fn can_merge<P: Platform>(low: &VmaFields<P>, high: &VmaFields<P>) -> bool {
         && same_anon
         && low.name == high.name
         && low.cache_mode == high.cache_mode
+        && low.policy == high.policy
         && low.pgoff_end() == high.pgoff
 }
 
@@ -375,6 +376,7 @@ pub(crate) fn neighbour_root<P: Platform>(state: &MmState<P>, vma: &Vma<P>) -> O
         let free = VmFlags::ACCESS | VmFlags::STICKY;
         let alike = (low.flags ^ high.flags) & !free == VmFlags::empty()
             && low.pgoff_end() == high.pgoff
+            && low.policy == high.policy
             && low.file.as_ref().map(Arc::as_ptr) == high.file.as_ref().map(Arc::as_ptr);
         if alike && other.anon != 0 && !other.anon_forked {
             return Some(other.anon);

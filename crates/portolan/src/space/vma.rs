@@ -7,6 +7,7 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::flags::page_protection;
 use super::index::Span;
+use super::policy::Mempolicy;
 use crate::addr::{VirtAddr, VirtRange};
 use crate::device::VmOperations;
 use crate::object::{File, MappingId, VmFlags};
@@ -26,6 +27,8 @@ pub(crate) struct VmaFields<P: Platform> {
     /// The name given by PR_SET_VMA_ANON_NAME, or a special mapping's ("[vdso]").
     pub name: Option<Name>,
     pub cache_mode: CacheMode,
+    /// Where its memory is to come from; `None` for the default. `vma->vm_policy`.
+    pub policy: Option<Arc<Mempolicy>>,
     /// The anonymous reverse map root, 0 for none yet. `vma->anon_vma`.
     pub anon: u64,
     /// Whether the root came through fork, which stops merging with other roots.
@@ -58,6 +61,7 @@ impl<P: Platform> Clone for VmaFields<P> {
             file: self.file.clone(),
             ops: self.ops.clone(),
             name: self.name.clone(),
+            policy: self.policy.clone(),
             ..*self
         }
     }
@@ -177,6 +181,11 @@ impl<P: Platform> Vma<P> {
 
     pub(crate) fn name(&self) -> Option<&Name> {
         self.fields.name.as_ref()
+    }
+
+    /// Its NUMA policy. `vma_policy`.
+    pub fn policy(&self) -> Option<&Arc<Mempolicy>> {
+        self.fields.policy.as_ref()
     }
 
     /// How the CPU caches its pages.
