@@ -31,6 +31,13 @@ pub struct Settings {
     overcommit: AtomicU8,
     /// Percent of memory that counts towards the commit limit. `overcommit_ratio`.
     pub overcommit_ratio: AtomicU64,
+    /// If not 0, KiB that the commit limit is instead. `overcommit_kbytes`.
+    pub overcommit_kbytes: AtomicU64,
+    /// KiB of the commit limit that are kept for those with CAP_SYS_ADMIN. A new machine lowers it to a 32nd of its memory. `admin_reserve_kbytes`.
+    pub admin_reserve_kbytes: AtomicU64,
+    /// KiB of the commit limit that are kept from one space at most; no more than a 32nd of what it has mapped. A new machine lowers it to a 32nd of its memory.
+    /// `user_reserve_kbytes`.
+    pub user_reserve_kbytes: AtomicU64,
     /// The most mappings a space may have. `max_map_count`.
     pub max_map_count: AtomicU64,
     /// The lowest address, in bytes, that an unprivileged space may map. `mmap_min_addr`.
@@ -46,6 +53,9 @@ impl Default for Settings {
         Self {
             overcommit: AtomicU8::new(Overcommit::Guess as u8),
             overcommit_ratio: AtomicU64::new(50),
+            overcommit_kbytes: AtomicU64::new(0),
+            admin_reserve_kbytes: AtomicU64::new(8 << 10),
+            user_reserve_kbytes: AtomicU64::new(128 << 10),
             max_map_count: AtomicU64::new(65530),
             mmap_min_addr: AtomicU64::new(65536),
             stack_guard_gap: AtomicU64::new(256 * 4096),
@@ -131,6 +141,13 @@ impl<P: Platform> Machine<P> {
     pub fn new(platform: P, settings: Settings) -> Result<Self, Errno> {
         let cpus = platform.cpus();
         let phys = PhysOwner::new(platform)?;
+        let share = (phys.free_frames() << (P::Format::GRANULE.shift() - 10)) / 32;
+        for reserve in [
+            &settings.admin_reserve_kbytes,
+            &settings.user_reserve_kbytes,
+        ] {
+            reserve.fetch_min(share, Ordering::Relaxed);
+        }
         let fail = FailPoint::new();
         let epoch = Domain::new(cpus)?;
         let committed = Counter::new(cpus, &fail)?;
@@ -255,28 +272,52 @@ impl<P: Platform> Machine<P> {
 
     /// The most pages that mode 2 promises. `CommitLimit`.
     pub fn commit_limit_pages(&self) -> u64 {
+        let kbytes = self.settings().overcommit_kbytes.load(Ordering::Relaxed);
+        if kbytes != 0 {
+            return pages_of_kbytes(kbytes, Self::GRANULE);
+        }
         let ratio = self.settings().overcommit_ratio.load(Ordering::Relaxed);
         (self.phys().total_frames() as u128 * ratio as u128 / 100).min(u64::MAX as u128) as u64
     }
 
-    /// Promises `pages` more. `__vm_enough_memory`, `security_vm_enough_memory_mm`.
+    /// Promises `pages` more to shared memory, which no space answers for: mode 2 keeps the administrator's reserve back.
+    ///
+    /// # Errors
+    /// As [`Machine::charge_commit_keeping`].
+    pub(crate) fn charge_commit(&self, pages: u64) -> Result<(), Errno> {
+        self.charge_commit_keeping(pages, self.admin_reserve_pages())
+    }
+
+    /// Promises `pages` more; in mode 2, `kept` pages below the commit limit must be left after that. `__vm_enough_memory`.
     ///
     /// # Errors
     /// `ENOMEM`: mode 0 and more than the machine has at all, or mode 2 and beyond the commit limit.
-    pub(crate) fn charge_commit(&self, pages: u64) -> Result<(), Errno> {
-        match self.settings().overcommit() {
-            Overcommit::Always => {}
-            Overcommit::Guess if pages > self.phys().total_frames() => return Err(Errno::ENOMEM),
-            Overcommit::Guess => {}
-            Overcommit::Never
-                if self.committed_pages().saturating_add(pages) > self.commit_limit_pages() =>
-            {
-                return Err(Errno::ENOMEM);
+    pub(crate) fn charge_commit_keeping(&self, pages: u64, kept: u64) -> Result<(), Errno> {
+        let fits = match self.settings().overcommit() {
+            Overcommit::Always => true,
+            Overcommit::Guess => pages <= self.phys().total_frames(),
+            Overcommit::Never => {
+                let allowed = self.commit_limit_pages().saturating_sub(kept);
+                self.committed_pages().saturating_add(pages) < allowed
             }
-            Overcommit::Never => {}
+        };
+        if !fits {
+            return Err(Errno::ENOMEM);
         }
         self.0.committed.add(self.platform().cpu(), pages as i64);
         Ok(())
+    }
+
+    /// `admin_reserve_kbytes` in pages.
+    pub(crate) fn admin_reserve_pages(&self) -> u64 {
+        let kbytes = &self.settings().admin_reserve_kbytes;
+        pages_of_kbytes(kbytes.load(Ordering::Relaxed), Self::GRANULE)
+    }
+
+    /// `user_reserve_kbytes` in pages.
+    pub(crate) fn user_reserve_pages(&self) -> u64 {
+        let kbytes = &self.settings().user_reserve_kbytes;
+        pages_of_kbytes(kbytes.load(Ordering::Relaxed), Self::GRANULE)
     }
 
     /// Promises `pages` again that the caller is about to take back under another name. `vm_acct_memory`.
@@ -292,6 +333,11 @@ impl<P: Platform> Machine<P> {
             self.0.committed.add(self.platform().cpu(), -(pages as i64));
         }
     }
+}
+
+/// KiB as whole pages.
+fn pages_of_kbytes(kbytes: u64, granule: Granule) -> u64 {
+    kbytes >> (granule.shift() - 10)
 }
 
 impl<P: Platform> Drop for Inner<P> {

@@ -7,7 +7,7 @@ use common::{World, page};
 use portolan::addr::VirtAddr;
 use portolan::paging::{Aarch64, Access, Format, Granule64K, X86_64, X86_64La57};
 use portolan::sim::Sim;
-use portolan::space::{MapRequest, MmUser, Prot};
+use portolan::space::{Advised, MapRequest, MmUser, NodeMask, Piece, PolicyMode, Prot, Rights};
 use proptest::prelude::*;
 
 /// Numbers that programs get wrong, and some near what is mapped.
@@ -82,6 +82,17 @@ enum Call {
     Copy(u64, u16, bool),
     Word(u64, bool),
     Translate(u64, u64),
+    Lock(u64, u64, u32),
+    Unlock(u64, u64),
+    LockAll(u32),
+    Seal(u64, u64, u64),
+    Incore(u64, u64),
+    RemapFile(u64, u64, u64, u64, u32),
+    Bind(u64, u64, u32, u32),
+    Policy(u64, u64, u32),
+    Remote(u64, u64, u64, bool),
+    Debug(u64, u16, bool),
+    AdviseMany(u64, u64, u32),
     Fork,
 }
 
@@ -95,14 +106,31 @@ fn call() -> impl Strategy<Value = Call> {
         3 => (number(), number(), number(), prop_oneof![0u32..8, any::<u32>()], number())
             .prop_map(|(old, old_len, new_len, flags, new)| Call::Remap { old, old_len, new_len, flags, new }),
         1 => number().prop_map(Call::Brk),
-        2 => (number(), number(), prop_oneof![0u32..26, any::<u32>()]).prop_map(|(a, l, advice)| Call::Advise(a, l, advice)),
+        2 => (number(), number(), advice()).prop_map(|(a, l, advice)| Call::Advise(a, l, advice)),
         1 => (number(), number(), prop_oneof![0u32..8, any::<u32>()]).prop_map(|(a, l, flags)| Call::Sync(a, l, flags)),
         4 => (number(), 0u8..3).prop_map(|(addr, access)| Call::Fault(addr, access)),
         2 => (number(), any::<u16>(), any::<bool>()).prop_map(|(addr, len, write)| Call::Copy(addr, len, write)),
         1 => (number(), any::<bool>()).prop_map(|(addr, write)| Call::Word(addr, write)),
         1 => (number(), number()).prop_map(|(start, end)| Call::Translate(start, end)),
+        2 => (number(), number(), 0u32..3).prop_map(|(a, l, flags)| Call::Lock(a, l, flags)),
+        2 => (number(), number()).prop_map(|(a, l)| Call::Unlock(a, l)),
+        1 => prop_oneof![0u32..9, any::<u32>()].prop_map(Call::LockAll),
+        1 => (number(), number(), 0u64..2).prop_map(|(a, l, flags)| Call::Seal(a, l, flags)),
+        1 => (number(), number()).prop_map(|(a, l)| Call::Incore(a, l)),
+        1 => (number(), number(), 0u64..2, number(), any::<u32>())
+            .prop_map(|(a, l, prot, pgoff, flags)| Call::RemapFile(a, l, prot, pgoff, flags)),
+        2 => (number(), number(), prop_oneof![0u32..8, any::<u32>()], 0u32..9)
+            .prop_map(|(a, l, mode, flags)| Call::Bind(a, l, mode, flags)),
+        1 => (number(), number(), 0u32..9).prop_map(|(a, n, flags)| Call::Policy(a, n, flags)),
+        2 => (number(), number(), number(), any::<bool>()).prop_map(|(a, b, l, write)| Call::Remote(a, b, l, write)),
+        1 => (number(), any::<u16>(), any::<bool>()).prop_map(|(a, l, write)| Call::Debug(a, l, write)),
+        1 => (number(), number(), advice()).prop_map(|(a, l, advice)| Call::AdviseMany(a, l, advice)),
         1 => Just(Call::Fork),
     ]
+}
+
+fn advice() -> impl Strategy<Value = u32> {
+    prop_oneof![0u32..26, 100u32..105, any::<u32>()]
 }
 
 /// Populating at a program's word is bounded by memory, but slow: keep the lengths of those calls small enough for a test.
@@ -186,7 +214,70 @@ fn make<F: Format>(world: &World<F>, mm: &MmUser<Sim<F>>, call: &Call) {
                 mm.translate_present(range, |_, _| {});
             }
         }
-        Call::Fork => {
+        Call::Fork | Call::Remote(..) | Call::Debug(..) => make_other(mm, call),
+        Call::Lock(addr, len, flags) => {
+            let _ = mm.mlock(at(addr), len, flags);
+        }
+        Call::Unlock(addr, len) => {
+            let _ = mm.munlock(at(addr), len);
+        }
+        Call::LockAll(0) => mm.munlockall(),
+        Call::LockAll(flags) => {
+            let _ = mm.mlockall(flags);
+        }
+        Call::Seal(addr, len, flags) => {
+            let _ = mm.mseal(at(addr), len.min(1 << 16), flags);
+        }
+        Call::Incore(addr, len) => {
+            let _ = mm.mincore(at(addr), len.min(1 << 30), |_| Ok(()));
+        }
+        Call::RemapFile(addr, len, prot, pgoff, flags) => {
+            let _ = mm.remap_file_pages(at(addr), len.min(1 << 20), prot, pgoff, flags);
+        }
+        Call::Bind(addr, len, mode, flags) => {
+            if let Ok(mode) = PolicyMode::parse(mode) {
+                let _ = mm.mbind(at(addr), len, mode, &NodeMask::ALL, flags);
+            }
+        }
+        Call::Policy(addr, number, flags) => {
+            let _ = mm.get_mempolicy(None, at(addr), flags);
+            let _ = mm.set_mempolicy_home_node(at(addr), number, 0, 0);
+            let _ = NodeMask::parse(number, F::GRANULE, Ok);
+            let _ = NodeMask::written_bytes(number, F::GRANULE);
+            let _ = mm.page_node(at(addr));
+        }
+        Call::AdviseMany(addr, len, advice) => {
+            let (addr, len) = (at(addr), bounded(0xa000, len));
+            let pieces = [Piece { addr, len }, Piece { addr, len: 1 }];
+            let _ = mm.process_madvise(&pieces, advice, Advised::Own);
+        }
+    }
+}
+
+/// Calls that reach into a space from outside, or make another.
+fn make_other<F: Format>(mm: &MmUser<Sim<F>>, call: &Call) {
+    let at = VirtAddr::new;
+    match *call {
+        Call::Remote(here, there, len, write) => {
+            let piece = |addr| {
+                let len = bounded(0xa000, len);
+                [Piece {
+                    addr: at(addr),
+                    len,
+                }]
+            };
+            let _ = match write {
+                true => mm.process_vm_write(&piece(there), mm, &piece(here)),
+                false => mm.process_vm_read(&piece(there), mm, &piece(here)),
+            };
+        }
+        Call::Debug(addr, len, true) => {
+            mm.write_remote(at(addr), &vec![4; len as usize], Rights::Forced);
+        }
+        Call::Debug(addr, len, false) => {
+            mm.read_remote(at(addr), &mut vec![0; len as usize], Rights::Forced);
+        }
+        _ => {
             if let Ok(child) = mm.fork() {
                 let _ = child.copy_to_user(at(0x7000_0000_0000), &[1]);
             }

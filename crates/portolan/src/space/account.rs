@@ -3,11 +3,12 @@
 
 use core::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
+use super::mm::{Mm, MmState};
 use crate::errno::Errno;
 use crate::object::VmFlags;
 use crate::percpu::PerCpu;
 use crate::phys::{FailPoint, FrameKind, OutOfMemory};
-use crate::platform::CpuId;
+use crate::platform::{CpuId, Platform};
 
 /// RLIM_INFINITY.
 const UNLIMITED: u64 = u64::MAX;
@@ -137,6 +138,23 @@ impl Counts {
             return Err(Errno::ENOMEM);
         }
         Ok(())
+    }
+}
+
+impl<P: Platform> Mm<P> {
+    /// Promises `pages` more to this space. `security_vm_enough_memory_mm`.
+    ///
+    /// # Errors
+    /// `ENOMEM`: mode 0 and more than the machine has at all; mode 2 and beyond the commit limit, less what is kept for the administrator and from
+    /// this space.
+    pub(crate) fn charge_commit(&self, state: &MmState<P>, pages: u64) -> Result<(), Errno> {
+        let for_admin = match self.limits.admin.load(Ordering::Relaxed) {
+            true => 0,
+            false => self.machine.admin_reserve_pages(),
+        };
+        let from_user = (state.counts.total / 32).min(self.machine.user_reserve_pages());
+        self.machine
+            .charge_commit_keeping(pages, for_admin.saturating_add(from_user))
     }
 }
 

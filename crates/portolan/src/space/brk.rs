@@ -102,7 +102,7 @@ impl<P: Platform> MmUser<P> {
             return Err(Errno::ENOMEM);
         }
         let charged = if is_accountable(flags) { pages } else { 0 };
-        self.machine.charge_commit(charged)?;
+        self.charge_commit(state, charged)?;
         let pgoff = range.start().get() >> granule.shift();
         let fields = VmaFields {
             range,

@@ -74,7 +74,9 @@ impl<P: Platform> MmUser<P> {
             let fields = self.inherited(vma);
             let (range, flags, pages) = (fields.range, fields.flags, fields.pages());
             let charged = if fields.is_accounted() { pages } else { 0 };
-            self.machine.charge_commit(charged)?;
+            if charged != 0 {
+                self.charge_commit(state, charged)?;
+            }
             let mut edit = Edit::new(child);
             let added = edit.add(fields).and_then(|()| {
                 Ok(child_state

@@ -290,9 +290,15 @@ impl<P: Platform> MmUser<P> {
         } else {
             0
         };
+        // What is replaced gives its charge back only afterwards, and is not asked for again.
+        let kept = charged.min(self.accounted_pages(state, region.range));
         self.check_expand(state, region.flags, pages, replaced)
-            .and_then(|()| self.machine.charge_commit(charged))
+            .and_then(|()| match charged - kept {
+                0 => Ok(()),
+                more => self.charge_commit(state, more),
+            })
             .inspect_err(|_| self.split_ends(state, region.range))?;
+        self.machine.recharge_commit(kept);
         if charged != 0 {
             region.flags |= VmFlags::ACCOUNT;
         }
@@ -416,6 +422,18 @@ impl<P: Platform> MmUser<P> {
                     .may_expand(&self.limits, flags, pages.saturating_sub(replaced), page)
             }
         }
+    }
+
+    /// How many pages of `range` are charged to the commit limit. `vms->nr_accounted`.
+    fn accounted_pages(&self, state: &MmState<P>, range: VirtRange) -> u64 {
+        let areas = state
+            .vmas
+            .iter_range(range.start().get(), range.end().get())
+            .filter(|vma| vma.flags().contains(VmFlags::ACCOUNT));
+        areas
+            .filter_map(|vma| vma.range().intersection(range))
+            .map(|part| part.pages(P::Format::GRANULE))
+            .sum()
     }
 
     /// How many pages of `range` are mapped. `count_vma_pages_range`.

@@ -147,7 +147,9 @@ impl<P: Platform> MmUser<P> {
             fits(flags).or_else(|error| fits(old_flags).map_or(Ok(()), |()| Err(error)))?;
         }
         let (charged, released, flags) = charge_of(&old, flags);
-        self.machine.charge_commit(charged)?;
+        if charged != 0 {
+            self.charge_commit(state, charged)?;
+        }
         if let Err(error) = self.modify(state, VmaFields { flags, ..old }) {
             self.machine.uncharge_commit(charged);
             return Err(error);

@@ -270,7 +270,10 @@ impl<P: Platform> MmUser<P> {
         } else {
             0
         };
-        self.machine.charge_commit(charged)?;
+        // A move that needs nothing more is refused like the rest when too much is promised, as in Linux.
+        if fields.is_accounted() {
+            self.charge_commit(state, charged)?;
+        }
         let locked = fields.flags.contains(VmFlags::LOCKED);
         if let Err(error) = self.extend_area(state, fields, grown) {
             self.machine.uncharge_commit(charged);
@@ -355,7 +358,10 @@ impl<P: Platform> MmUser<P> {
             true => to.pages(granule) - moved,
             false => 0,
         };
-        self.machine.charge_commit(charged)?;
+        // A move that needs nothing more is refused like the rest when too much is promised, as in Linux.
+        if fields.is_accounted() {
+            self.charge_commit(state, charged)?;
+        }
         let gate = ClosedGate::new(self);
         let result = self
             .plan_move(state, &fields, from, to, kept)

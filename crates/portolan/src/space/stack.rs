@@ -68,7 +68,7 @@ impl<P: Platform> MmUser<P> {
             ..old
         })?;
         state.vmas.reserve(edit.len(), self.machine.fail_point())?;
-        self.machine.charge_commit(charged)?;
+        self.charge_commit(&state, charged)?;
         let gone = edit.commit(&mut state, hull);
         self.retire(gone);
         state.counts.add(flags, pages);
