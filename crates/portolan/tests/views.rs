@@ -567,7 +567,11 @@ mod generic {
             runs.push(run.range.pages(F::GRANULE));
             std::ops::ControlFlow::Continue(())
         });
-        assert_eq!(runs, [1, len / page::<F>() - 2, 1]);
+        assert!(
+            runs.len() <= 5,
+            "a run for each page and each table: {runs:?}"
+        );
+        assert_eq!(runs.iter().sum::<u64>(), len / page::<F>());
         mm.clear_refs(ClearRefs::SoftDirty);
         mm.clear_refs(ClearRefs::All);
         assert_eq!(usage(&mm, at).referenced, 0);

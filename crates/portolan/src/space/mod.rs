@@ -67,6 +67,6 @@ pub use mm::{Mm, MmConfig, MmRef, MmUser, ReadImpliesExec};
 pub use pages::{PageBits, PageRun, PageState};
 pub use policy::{Mempolicy, NodeMask, PolicyMode};
 pub use process::{Advised, Piece};
-pub use show::{Area, AreaName, Linked};
-pub use usage::{AreaUsage, SHARE_SHIFT};
+pub use show::{Area, AreaName, Find, Linked};
+pub use usage::{AreaPages, AreaUsage, SHARE_SHIFT};
 pub use vma::Vma;

@@ -32,6 +32,8 @@ bitflags::bitflags! {
         const GUARD = 1 << 6;
         /// The entry maps the zero page.
         const ZERO = 1 << 7;
+        /// No page-table page translates it.
+        const NO_TABLE = 1 << 8;
     }
 }
 
@@ -114,7 +116,7 @@ impl<P: Platform> Mm<P> {
         ControlFlow::Continue(())
     }
 
-    /// The pages of `part`, which lies in `vma`. The mmap lock is held.
+    /// The pages of `part`, which lies in `vma`. The mmap lock is held. A driver's bare frames show as holes, as in Linux.
     fn pages_of<B>(
         &self,
         vma: &Vma<P>,
@@ -123,31 +125,37 @@ impl<P: Platform> Mm<P> {
     ) -> ControlFlow<B> {
         let granule = P::Format::GRANULE;
         let area = Some(vma.flags());
-        let mut hole = PageState::default();
-        hole.bits.set(
+        let mut empty = PageState::default();
+        empty.bits.set(
             PageBits::SOFT_DIRTY,
             vma.flags().contains(VmFlags::SOFTDIRTY),
         );
+        let mut hole = empty;
+        hole.bits |= PageBits::NO_TABLE;
         let mut at = part.start();
         if !vma.flags().contains(VmFlags::PFNMAP) {
             for (piece, table) in Cursor::reading(&self.table, self.machine.phys(), part) {
+                show(visit, at, piece.start(), area, hole)?;
+                at = piece.start();
                 let first = P::Format::index(0, piece.start().get());
                 for n in 0..piece.pages(granule) {
-                    let here = VirtAddr::new(piece.start().get() + (n << granule.shift()));
                     if table.peek(first + n as usize) == Entry::Absent {
                         continue;
                     }
                     // The lock keeps the page mapped while it is looked at; `visit` runs without.
-                    let entry = table.lock();
-                    let Some(mut state) = self.page_state(entry.get(first + n as usize)) else {
+                    let entries = table.lock();
+                    let Some(mut state) = self.page_state(entries.get(first + n as usize)) else {
                         continue;
                     };
-                    drop(entry);
-                    state.bits |= hole.bits;
-                    show(visit, at, here, area, hole)?;
+                    drop(entries);
+                    state.bits |= empty.bits;
+                    let here = VirtAddr::new(piece.start().get() + (n << granule.shift()));
+                    show(visit, at, here, area, empty)?;
                     at = VirtAddr::new(here.get() + granule.bytes());
                     show(visit, here, at, area, state)?;
                 }
+                show(visit, at, piece.end(), area, empty)?;
+                at = piece.end();
             }
         }
         show(visit, at, part.end(), area, hole)

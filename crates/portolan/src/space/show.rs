@@ -3,7 +3,7 @@
 use super::layout::Layout;
 use super::mm::Mm;
 use super::vma::{Name, Vma};
-use crate::addr::VirtRange;
+use crate::addr::{VirtAddr, VirtRange};
 use crate::object::{File, VmFlags};
 use crate::paging::Format;
 use crate::platform::Platform;
@@ -69,6 +69,42 @@ impl<P: Platform> Mm<P> {
         for vma in state.vmas.iter() {
             show(&describe(vma, places.name_of(vma)));
         }
+    }
+}
+
+/// Which area is looked for at an address.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Find {
+    /// The one that covers it.
+    Covering,
+    /// The one that covers it, or else the next one.
+    CoveringOrNext,
+}
+
+impl<P: Platform> Mm<P> {
+    /// Shows the area at `addr` to `work`, under the mmap lock for reading. One that `wanted` does not accept is as if it were not there.
+    /// `query_matching_vma`.
+    pub fn with_area<R>(
+        &self,
+        addr: VirtAddr,
+        find: Find,
+        wanted: impl Fn(&Vma<P>) -> bool,
+        work: impl FnOnce(&Area<'_>, &Vma<P>) -> R,
+    ) -> Option<R> {
+        let state = self.state.read();
+        let mut at = addr;
+        let vma = loop {
+            let vma = state.vmas.find(at.get())?;
+            if find == Find::Covering && !vma.range().contains(addr) {
+                return None;
+            }
+            if wanted(vma) {
+                break vma;
+            }
+            at = vma.range().end();
+        };
+        let name = Places::of(&state.layout).name_of(vma);
+        Some(work(&describe(vma, name), vma))
     }
 }
 

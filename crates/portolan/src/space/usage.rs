@@ -79,6 +79,33 @@ macro_rules! add_fields {
 add_fields!(resident share share_anon share_file share_shmem share_dirty share_locked shared_clean shared_dirty private_clean private_dirty
     referenced anonymous lazy_free swap swap_share);
 
+/// `struct numa_maps`: the pages of an area that entries map, counted.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct AreaPages {
+    /// All of them.
+    pub mapped: u64,
+    /// Anonymous ones.
+    pub anonymous: u64,
+    /// Dirty ones: the entry or the page is.
+    pub dirty: u64,
+    /// By how many entries the most mapped one is mapped.
+    pub most_mappings: u64,
+    /// Those that reclaim would not take next: active, or in a locked area.
+    pub active: u64,
+}
+
+impl AreaPages {
+    /// Counts a mapped page. `gather_stats`.
+    fn count(&mut self, page: &Page, dirty: Dirty, locked: Locked) {
+        self.mapped += 1;
+        self.anonymous += u64::from(page.kind() == FrameKind::Anon);
+        self.dirty += u64::from(dirty == Dirty::Yes);
+        self.most_mappings = self.most_mappings.max(map_count(page).into());
+        let active = locked == Locked::Yes || page.flags().contains(PageFlags::ACTIVE);
+        self.active += u64::from(active);
+    }
+}
+
 /// How often a page is mapped in all.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Sharers {
@@ -141,6 +168,15 @@ enum Locked {
     Yes,
 }
 
+impl Locked {
+    fn of<P: Platform>(vma: &Vma<P>) -> Self {
+        match vma.flags().contains(VmFlags::LOCKED) {
+            true => Locked::Yes,
+            false => Locked::No,
+        }
+    }
+}
+
 impl<P: Platform> Mm<P> {
     /// Shows every area, ascending, with what of it is in memory, under the mmap lock for reading. `fs/proc/task_mmu.c: smap_gather_stats`.
     pub fn for_each_area_usage(&self, mut show: impl FnMut(&Area<'_>, &AreaUsage)) {
@@ -151,19 +187,40 @@ impl<P: Platform> Mm<P> {
         }
     }
 
-    /// What of one area is in memory. The mmap lock is held. A driver's bare frames are no memory.
+    /// Shows every area, ascending, with its pages counted, under the mmap lock for reading. The kernel's own pages (the vDSO) are left out.
+    /// `fs/proc/task_mmu.c: gather_pte_stats`.
+    pub fn for_each_area_pages(&self, mut show: impl FnMut(&Area<'_>, &AreaPages)) {
+        let state = self.state.read();
+        let places = Places::of(&state.layout);
+        for vma in state.vmas.iter() {
+            let locked = Locked::of(vma);
+            let mut pages = AreaPages::default();
+            self.for_each_page_of(vma, |_, page, dirty| {
+                if page.kind() != FrameKind::Kernel {
+                    pages.count(page, dirty, locked);
+                }
+            });
+            show(&describe(vma, places.name_of(vma)), &pages);
+        }
+    }
+
+    /// What of one area is in memory. The mmap lock is held.
     fn usage_of(&self, vma: &Vma<P>) -> AreaUsage {
         let mut usage = AreaUsage::default();
-        let granule = P::Format::GRANULE;
-        let locked = match vma.flags().contains(VmFlags::LOCKED) {
-            true => Locked::Yes,
-            false => Locked::No,
-        };
+        let (bytes, locked) = (P::Format::GRANULE.bytes(), Locked::of(vma));
+        self.for_each_page_of(vma, |leaf, page, dirty| {
+            usage.count(page, leaf.flags, dirty, bytes, locked);
+        });
+        usage
+    }
+
+    /// Shows the pages of an area that entries map. The mmap lock is held. A driver's bare frames are no memory.
+    fn for_each_page_of(&self, vma: &Vma<P>, mut visit: impl FnMut(&Leaf, &Page, Dirty)) {
         if vma.flags().contains(VmFlags::PFNMAP) {
-            return usage;
+            return;
         }
-        let phys = self.machine.phys();
-        for (part, table) in Cursor::reading(&self.table, phys, vma.range()) {
+        let granule = P::Format::GRANULE;
+        for (part, table) in Cursor::reading(&self.table, self.machine.phys(), vma.range()) {
             // Keeps the pages mapped, and so counted, while they are looked at.
             let entries = table.lock();
             let first = P::Format::index(0, part.start().get());
@@ -175,11 +232,9 @@ impl<P: Platform> Mm<P> {
                     continue;
                 };
                 let at = VirtAddr::new(part.start().get() + (n << granule.shift()));
-                let dirty = self.dirtiness(vma, at, &leaf, page);
-                usage.count(page, leaf.flags, dirty, granule.bytes(), locked);
+                visit(&leaf, page, self.dirtiness(vma, at, &leaf, page));
             }
         }
-        usage
     }
 
     /// The page that an entry maps, if it is one that mappings count: not the zero page, nor a driver's bare frame. `vm_normal_page`.

@@ -108,22 +108,26 @@ pub(super) fn write_area(area: &Area<'_>, out: &mut impl Write) -> fmt::Result {
         AreaName::Special(name) => line.write_str(name)?,
         AreaName::Anonymous(name) => write!(line, "[anon:{name}]")?,
         AreaName::AnonymousShared(name) => write!(line, "[anon_shmem:{name}]")?,
-        AreaName::Path(path, linked) => {
-            write_path(path, line)?;
-            if *linked == Linked::No {
-                line.write_str(" (deleted)")?;
-            }
-        }
+        AreaName::Path(path, linked) => write_path(path, *linked, "\n", line)?,
     }
     line.write_char('\n')
 }
 
-/// A path with what would break the line written in octal. `seq_path` with "\n".
-fn write_path(path: &[u8], line: &mut impl Write) -> fmt::Result {
-    for part in path.utf8_chunks() {
+/// A path, marked if it is no name any more, with the ASCII letters of `escaped` written in octal. `seq_path`.
+pub(super) fn write_path(
+    path: &[u8],
+    linked: Linked,
+    escaped: &str,
+    line: &mut impl Write,
+) -> fmt::Result {
+    let mark: &[u8] = match linked {
+        Linked::Yes => b"",
+        Linked::No => b" (deleted)",
+    };
+    for part in path.utf8_chunks().chain(mark.utf8_chunks()) {
         for letter in part.valid().chars() {
             match letter {
-                '\n' => line.write_str("\\012")?,
+                letter if escaped.contains(letter) => write!(line, "\\{:03o}", letter as u32)?,
                 letter => line.write_char(letter)?,
             }
         }
