@@ -161,7 +161,10 @@ impl<E: Engine> Kernel<E> {
     pub fn run_program(&self, launch: &Launch) -> Result<ExitStatus, Errno> {
         let Some(mut task) = self.new_process(launch)? else {
             let signal = signal::SIGSEGV;
-            return Ok(ExitStatus::Killed { signal, core: true });
+            return Ok(ExitStatus::Killed {
+                signal,
+                core: false,
+            });
         };
         let status = self.run_task(&mut task);
         self.processes

@@ -10,6 +10,7 @@
 //! | [`kernel`] | the kernel itself: its machine, its processes, the loop that serves a task |
 //! | [`task`] | a thread, its thread group, and what threads share |
 //! | [`exec`], [`elf`] | loading a program |
+//! | `coredump` | what a killed program leaves |
 //! | [`signal`] | signals and their frames |
 //! | [`syscall`] | the table of system calls and a handler each |
 //! | [`fs`] | what a program sees of files |
@@ -19,6 +20,7 @@
 
 extern crate alloc;
 
+mod coredump;
 pub mod elf;
 pub mod engine;
 pub mod exec;

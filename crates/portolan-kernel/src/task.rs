@@ -10,7 +10,7 @@ use core::time::Duration;
 use lock_api::{Mutex, RwLock};
 use portolan::addr::VirtAddr;
 use portolan::platform::Platform;
-use portolan::space::MmUser;
+use portolan::space::{CoreFilter, MmUser};
 
 use crate::engine::{Engine, Kicker, Registers};
 use crate::fs::{FdTable, Place, SignalSets, Sleep};
@@ -130,6 +130,8 @@ pub struct Process<E: Engine> {
     pub threads: Spin<E, Vec<Arc<Thread<E>>>>,
     /// `personality`.
     pub personality: AtomicU32,
+    /// What a core dump holds. `/proc/PID/coredump_filter`.
+    pub core_filter: AtomicU32,
     /// PR_SET_DUMPABLE.
     pub dumpable: AtomicU32,
     /// PR_SET_NO_NEW_PRIVS.
@@ -169,6 +171,7 @@ impl<E: Engine> Process<E> {
             actions: Arc::new(Mutex::new(Actions::default())),
             threads: Mutex::new(Vec::new()),
             personality: AtomicU32::new(personality),
+            core_filter: AtomicU32::new(CoreFilter::default().bits()),
             dumpable: AtomicU32::new(1),
             no_new_privs: AtomicBool::new(false),
             parent_death_signal: AtomicI32::new(0),
@@ -232,7 +235,7 @@ pub enum ExitStatus {
     Killed {
         /// Its number.
         signal: i32,
-        /// Whether its default action dumps core.
+        /// Whether it left a core dump.
         core: bool,
     },
 }
@@ -252,6 +255,8 @@ pub const RLIMIT_AS: usize = 9;
 pub const RLIMIT_DATA: usize = 2;
 /// RLIMIT_STACK.
 pub const RLIMIT_STACK: usize = 3;
+/// RLIMIT_CORE.
+pub const RLIMIT_CORE: usize = 4;
 /// RLIMIT_NOFILE.
 pub const RLIMIT_NOFILE: usize = 7;
 /// RLIMIT_MEMLOCK.
@@ -280,7 +285,7 @@ impl Default for ResourceLimits {
             soft: 8 << 20,
             hard: UNLIMITED,
         };
-        limits[4] = Limit {
+        limits[RLIMIT_CORE] = Limit {
             soft: 0,
             hard: UNLIMITED,
         };

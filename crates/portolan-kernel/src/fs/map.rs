@@ -90,11 +90,16 @@ impl<P: Platform> OpenFile<P> {
             minor: dev_minor(stat.dev),
             inode: stat.ino,
         };
+        // A file that never had a name is opened by one that says so; the views say it themselves.
+        let path = match self.path.strip_suffix(b" (deleted)") {
+            Some(path) if operations.has_no_name() => path.to_vec(),
+            _ => self.path.clone(),
+        };
         let spec = FileSpec {
             cache,
             mode: self.mode(session, &stat),
             identity,
-            path: self.path.clone(),
+            path,
             operations: Some(operations),
         };
         let mut slot = self.map_file.write();

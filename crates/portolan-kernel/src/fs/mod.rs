@@ -7,7 +7,7 @@
 //! | [`memory`], [`overlay`] | files and changes that exist only in memory |
 //! | [`pipe`] | pipes and event counters |
 //! | [mod@file], [`fdtable`], `map` | open files; descriptors; open files as the library maps them |
-//! | [`proc`], [`dev`] | /proc and /dev |
+//! | [`proc`], `render`, `pages`, [`dev`] | /proc and /dev |
 //! | [`vfs`], [`outer`], [`names`], [`attributes`] | walking; opening; changing names; changing attributes |
 //! | [`view`] | a task as files see it |
 
@@ -22,6 +22,7 @@ pub mod memory;
 pub mod names;
 pub mod outer;
 pub mod overlay;
+mod pages;
 pub mod path;
 pub mod pipe;
 pub mod poll;
@@ -34,6 +35,7 @@ use portolan::platform::Platform;
 
 pub use fdtable::{FdTable, OnExec, Place};
 pub use file::OpenFile;
+pub use pages::{pagemap_scan, procmap_query};
 pub use proc::{SignalSets, TaskView};
 pub use vfs::{Session, Vfs, Writes};
 pub use view::{Boot, TaskOf};

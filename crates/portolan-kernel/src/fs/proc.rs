@@ -67,6 +67,10 @@ pub trait TaskView<P: Platform> {
     fn threads(&self) -> usize;
     /// `personality`.
     fn personality(&self) -> u32;
+    /// What its core dump holds: bits of `coredump_filter`.
+    fn core_filter(&self) -> u32;
+    /// Changes that.
+    fn set_core_filter(&self, bits: u32);
     /// Whether addresses are randomised: 0, 1 or 2.
     fn randomize(&self) -> u32;
 }
@@ -121,6 +125,18 @@ pub enum Dir {
 texts! {
     /// Mappings.
     Maps in Task as b"maps", 0o444;
+    /// Mappings, with what of each is in memory.
+    Smaps in Task as b"smaps", 0o444;
+    /// The sums over all mappings.
+    SmapsRollup in Task as b"smaps_rollup", 0o444;
+    /// Mappings and the nodes their pages lie on.
+    NumaMaps in Task as b"numa_maps", 0o444;
+    /// A word for each page.
+    Pagemap in Task as b"pagemap", 0o400;
+    /// Forgets which pages were used or written.
+    ClearRefs in Task as b"clear_refs", 0o200;
+    /// What a core dump holds.
+    CoredumpFilter in Task as b"coredump_filter", 0o644;
     /// State in words.
     Status in Task as b"status", 0o444;
     /// Sizes in pages.
@@ -177,6 +193,8 @@ texts! {
     OsType in SysKernel as b"ostype", 0o444;
     /// kernel.version.
     OsVersion in SysKernel as b"version", 0o444;
+    /// kernel.core_pattern.
+    CorePattern in SysKernel as b"core_pattern", 0o444;
     /// kernel.hostname.
     HostName in SysKernel as b"hostname", 0o444;
     /// kernel.randomize_va_space.
@@ -483,6 +501,9 @@ impl<P: Platform> Text<P> {
         offset: u64,
         into: &mut [u8],
     ) -> Result<usize, Errno> {
+        if self.node == ProcNode::Text(TextFile::Pagemap) {
+            return super::pages::read_pagemap(session, offset, into);
+        }
         let mut rendered = self.rendered.write();
         if offset == 0 || rendered.is_empty() {
             *rendered = super::render::render(session, self.node)?;
@@ -496,7 +517,7 @@ impl<P: Platform> Text<P> {
         Ok(count)
     }
 
-    /// Writes: the settings under /proc/sys/vm can be changed.
+    /// Writes: the settings under /proc/sys/vm can be changed, and what files of the task are there to be told.
     ///
     /// # Errors
     /// `EINVAL`: not a number, or not one of its values. `EPERM`: cannot be changed.

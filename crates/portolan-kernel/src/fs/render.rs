@@ -12,7 +12,10 @@ use portolan::machine::Overcommit;
 use portolan::paging::Format;
 use portolan::platform::Platform;
 use portolan::space::MmUser;
-use portolan::view::{write_maps, write_vsyscall};
+use portolan::view::{
+    write_maps, write_numa_maps, write_smaps, write_smaps_rollup, write_smaps_vsyscall,
+    write_statm, write_status_memory, write_vsyscall,
+};
 
 use super::abi;
 use super::proc::{ProcNode, TextFile};
@@ -39,18 +42,25 @@ fn text<P: Platform>(session: &Session<'_, P>, file: TextFile) -> Result<Vec<u8>
         text.into_bytes()
     };
     let name_line = |name: &[u8]| [name, b"\n"].concat();
-    let layout = mm(session)?.layout();
+    let mm: &MmUser<P> = mm(session)?;
+    let layout = mm.layout();
     Ok(match file {
-        TextFile::Maps => {
-            let mut text = String::new();
-            let written = write_maps(mm(session)?, &mut text);
-            written
-                .and_then(|()| write_vsyscall(&mut text))
-                .map_err(|_| Errno::EIO)?;
-            text.into_bytes()
+        TextFile::Maps => written(|text| {
+            write_maps(mm, text)?;
+            write_vsyscall(text)
+        })?,
+        TextFile::Smaps => written(|text| {
+            write_smaps(mm, text)?;
+            write_smaps_vsyscall::<P>(text)
+        })?,
+        TextFile::SmapsRollup => written(|text| write_smaps_rollup(mm, text))?,
+        TextFile::NumaMaps => written(|text| write_numa_maps(mm, text))?,
+        TextFile::CoredumpFilter => {
+            written(|text| writeln!(text, "{:08x}", session.task.core_filter()))?
         }
+        TextFile::Pagemap | TextFile::ClearRefs => return Err(Errno::EINVAL),
         TextFile::Status => status(session)?.into_bytes(),
-        TextFile::Statm => statm(session)?.into_bytes(),
+        TextFile::Statm => written(|text| write_statm(mm, text))?,
         TextFile::Stat => task_stat(session)?,
         TextFile::Auxv => session
             .task
@@ -82,6 +92,7 @@ fn text<P: Platform>(session: &Session<'_, P>, file: TextFile) -> Result<Vec<u8>
         TextFile::OvercommitRatio => line(settings.overcommit_ratio.load(Ordering::Relaxed)),
         TextFile::MaxMapCount => line(settings.max_map_count.load(Ordering::Relaxed)),
         TextFile::MmapMinAddr => line(settings.mmap_min_addr.load(Ordering::Relaxed)),
+        TextFile::CorePattern => name_line(b"core"),
         TextFile::OsRelease => name_line(&names.release),
         TextFile::OsType => name_line(&names.sysname),
         TextFile::OsVersion => name_line(&names.version),
@@ -94,6 +105,13 @@ fn text<P: Platform>(session: &Session<'_, P>, file: TextFile) -> Result<Vec<u8>
         TextFile::NrOpen => line(1_048_576),
         TextFile::PipeMaxSize => line(1_048_576),
     })
+}
+
+/// A text as the library writes it.
+fn written(write: impl FnOnce(&mut String) -> core::fmt::Result) -> Result<Vec<u8>, Errno> {
+    let mut text = String::new();
+    write(&mut text).map_err(|_| Errno::EIO)?;
+    Ok(text.into_bytes())
 }
 
 /// What the outer /proc says where the guest may know it as it is.
@@ -121,27 +139,6 @@ fn memory<P: Platform>(session: &Session<'_, P>, start: u64, end: u64) -> Result
 
 fn mm<'a, P: Platform>(session: &Session<'a, P>) -> Result<&'a MmUser<P>, Errno> {
     session.task.mm().ok_or(Errno::ESRCH)
-}
-
-fn text_pages<P: Platform>(mm: &MmUser<P>) -> u64 {
-    let (layout, granule) = (mm.layout(), P::Format::GRANULE);
-    let end = granule.round_up(layout.end_code).unwrap_or(layout.end_code);
-    end.saturating_sub(granule.round_down(layout.start_code)) >> granule.shift()
-}
-
-fn statm<P: Platform>(session: &Session<'_, P>) -> Result<String, Errno> {
-    let mm = mm(session)?;
-    let (counts, rss) = (mm.counts(), mm.rss());
-    let (shared, data) = (rss.file + rss.shmem, counts.data + counts.stack);
-    let mut text = String::new();
-    let _ = writeln!(
-        text,
-        "{} {} {shared} {} 0 {data} 0",
-        counts.total,
-        rss.total(),
-        text_pages(mm)
-    );
-    Ok(text)
 }
 
 fn status<P: Platform>(session: &Session<'_, P>) -> Result<String, Errno> {
@@ -172,7 +169,7 @@ fn status<P: Platform>(session: &Session<'_, P>) -> Result<String, Errno> {
         ids(identity.uid),
         ids(identity.gid),
     );
-    status_memory(mm(session)?, &mut text);
+    let _ = write_status_memory(&**mm(session)?, &mut text);
     let signals = task.signals();
     let capable: u64 = if identity.uid[1] == 0 {
         (1 << 41) - 1
@@ -196,33 +193,6 @@ fn status<P: Platform>(session: &Session<'_, P>) -> Result<String, Errno> {
         0,
     );
     Ok(text)
-}
-
-fn status_memory<P: Platform>(mm: &MmUser<P>, text: &mut String) {
-    let (counts, rss) = (mm.counts(), mm.rss());
-    let kilo = |pages: u64| pages << (P::Format::GRANULE.shift() - 10);
-    let code = text_pages(mm);
-    let rows = [
-        ("VmPeak", kilo(counts.peak.max(counts.total))),
-        ("VmSize", kilo(counts.total)),
-        ("VmLck", kilo(counts.locked)),
-        ("VmPin", 0),
-        ("VmHWM", kilo(mm.peak_rss().max(rss.total()))),
-        ("VmRSS", kilo(rss.total())),
-        ("RssAnon", kilo(rss.anon)),
-        ("RssFile", kilo(rss.file)),
-        ("RssShmem", kilo(rss.shmem)),
-        ("VmData", kilo(counts.data)),
-        ("VmStk", kilo(counts.stack)),
-        ("VmExe", kilo(code)),
-        ("VmLib", kilo(counts.exec.saturating_sub(code))),
-        ("VmPTE", mm.table_bytes() / 1024),
-        ("VmSwap", kilo(rss.swap)),
-        ("HugetlbPages", 0),
-    ];
-    for (name, value) in rows {
-        let _ = writeln!(text, "{name}:\t{value:8} kB");
-    }
 }
 
 /// Clock ticks of a duration. `USER_HZ` is 100.
@@ -417,6 +387,8 @@ pub fn store<P: Platform>(
             settings.max_map_count.store(count, Ordering::Relaxed);
         }
         TextFile::MmapMinAddr => settings.mmap_min_addr.store(number()?, Ordering::Relaxed),
+        TextFile::ClearRefs => super::pages::clear_refs(session, from)?,
+        TextFile::CoredumpFilter => super::pages::set_core_filter(session, from)?,
         TextFile::Comm => return Err(Errno::EPERM),
         _ => return Err(Errno::EINVAL),
     }

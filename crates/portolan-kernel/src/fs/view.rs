@@ -115,6 +115,14 @@ impl<E: Engine> TaskView<E> for TaskOf<'_, E> {
         self.task.process.personality.load(Ordering::Relaxed)
     }
 
+    fn core_filter(&self) -> u32 {
+        self.task.process.core_filter.load(Ordering::Relaxed)
+    }
+
+    fn set_core_filter(&self, bits: u32) {
+        self.task.process.core_filter.store(bits, Ordering::Relaxed);
+    }
+
     fn randomize(&self) -> u32 {
         if self.kernel.randomize == Randomize::Off {
             0
@@ -207,6 +215,12 @@ impl<P: Platform> TaskView<P> for Boot<'_> {
     fn personality(&self) -> u32 {
         0
     }
+
+    fn core_filter(&self) -> u32 {
+        0
+    }
+
+    fn set_core_filter(&self, _bits: u32) {}
 
     fn randomize(&self) -> u32 {
         2

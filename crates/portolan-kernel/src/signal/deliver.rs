@@ -10,6 +10,7 @@ use super::{
     default_action,
 };
 use super::{SIGCONT, SIGKILL, SIGSEGV};
+use crate::coredump::Dumped;
 use crate::engine::{Engine, Registers};
 use crate::kernel::Kernel;
 use crate::syscall::Restart;
@@ -22,14 +23,6 @@ pub enum Delivery {
     Resume,
     /// It ends.
     Exit(ExitStatus),
-}
-
-/// The action of the default for a fatal signal.
-fn death(signal: i32) -> ExitStatus {
-    ExitStatus::Killed {
-        signal,
-        core: default_action(signal) == DefaultAction::Core,
-    }
 }
 
 impl<E: Engine> Process<E> {
@@ -158,8 +151,13 @@ pub fn deliver<E: Engine>(kernel: &Kernel<E>, task: &mut Task<E>) -> Delivery {
         if signal == SIGKILL || action.handler == SIG_DFL {
             match default_action(signal) {
                 DefaultAction::Stop => kernel.note_stop(signal),
-                DefaultAction::Terminate | DefaultAction::Core => {
-                    return Delivery::Exit(death(signal));
+                DefaultAction::Terminate => {
+                    let core = false;
+                    return Delivery::Exit(ExitStatus::Killed { signal, core });
+                }
+                DefaultAction::Core => {
+                    let core = kernel.dump_core(task, &info) == Dumped::Yes;
+                    return Delivery::Exit(ExitStatus::Killed { signal, core });
                 }
                 DefaultAction::Ignore | DefaultAction::Continue => {}
             }

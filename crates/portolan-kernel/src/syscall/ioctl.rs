@@ -8,7 +8,8 @@ use super::fd::usable;
 use super::{Arg, Call, SyscallContext, SyscallResult, call};
 use crate::engine::Engine;
 use crate::fs::file::Body;
-use crate::fs::{OnExec, OpenFile, abi};
+use crate::fs::proc::{ProcNode, TextFile};
+use crate::fs::{OnExec, OpenFile, abi, pagemap_scan, procmap_query};
 
 /// The calls of this module.
 pub fn calls<E: Engine>() -> impl IntoIterator<Item = Call<E>> {
@@ -22,6 +23,8 @@ const FIOCLEX: u32 = 0x5451;
 const FIOASYNC: u32 = 0x5452;
 const FICLONE: u32 = 0x4004_9409;
 const FICLONERANGE: u32 = 0x4020_940d;
+const PAGEMAP_SCAN: u32 = 0xc060_6610;
+const PROCMAP_QUERY: u32 = 0xc068_6611;
 
 /// How a request that is passed on carries its argument.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -90,8 +93,20 @@ fn ioctl<E: Engine>(cx: &mut SyscallContext<'_, E>) -> SyscallResult {
             cx.write_u32(cx.addr(2), bytes).map(|()| 0)
         }
         FICLONE | FICLONERANGE => Err(Errno::EOPNOTSUPP),
+        PAGEMAP_SCAN if is_proc_file(&file, TextFile::Pagemap) => {
+            pagemap_scan(&cx.task.mm, cx.addr(2))
+        }
+        PROCMAP_QUERY if is_proc_file(&file, TextFile::Maps) => {
+            procmap_query(&cx.task.mm, cx.addr(2))
+        }
+        // What pagemap does not know it answers itself.
+        _ if is_proc_file(&file, TextFile::Pagemap) => Err(Errno::EINVAL),
         _ => pass_on(cx, &file, request),
     }
+}
+
+fn is_proc_file<E: Engine>(file: &OpenFile<E>, which: TextFile) -> bool {
+    matches!(&file.body, Body::Text(text) if text.node == ProcNode::Text(which))
 }
 
 fn pass_on<E: Engine>(

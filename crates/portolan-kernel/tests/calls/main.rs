@@ -164,7 +164,7 @@ fn a_frame_that_cannot_be_written_is_a_fault() {
         status,
         ExitStatus::Killed {
             signal: 11,
-            core: true
+            core: false
         }
     );
     world.finish();

@@ -89,6 +89,12 @@ impl TaskView<Platform> for Someone {
     fn threads(&self) -> usize {
         1
     }
+    fn core_filter(&self) -> u32 {
+        0x33
+    }
+
+    fn set_core_filter(&self, _bits: u32) {}
+
     fn personality(&self) -> u32 {
         0
     }

@@ -4,6 +4,7 @@
 use core::ops::AddAssign;
 
 use super::mm::Mm;
+use super::policy::Mempolicy;
 use super::show::{Area, Places, describe};
 use super::vma::Vma;
 use crate::addr::VirtAddr;
@@ -187,9 +188,12 @@ impl<P: Platform> Mm<P> {
         }
     }
 
-    /// Shows every area, ascending, with its pages counted, under the mmap lock for reading. The kernel's own pages (the vDSO) are left out.
+    /// Shows every area, ascending, with its pages counted and the policy it has of its own, under the mmap lock for reading. The kernel's own pages (the vDSO) are left out.
     /// `fs/proc/task_mmu.c: gather_pte_stats`.
-    pub fn for_each_area_pages(&self, mut show: impl FnMut(&Area<'_>, &AreaPages)) {
+    pub fn for_each_area_pages(
+        &self,
+        mut show: impl FnMut(&Area<'_>, &AreaPages, Option<&Mempolicy>),
+    ) {
         let state = self.state.read();
         let places = Places::of(&state.layout);
         for vma in state.vmas.iter() {
@@ -200,7 +204,8 @@ impl<P: Platform> Mm<P> {
                     pages.count(page, dirty, locked);
                 }
             });
-            show(&describe(vma, places.name_of(vma)), &pages);
+            let area = describe(vma, places.name_of(vma));
+            show(&area, &pages, vma.policy().map(|policy| &**policy));
         }
     }
 

@@ -1,6 +1,7 @@
 //! What people read of a space: the files of `/proc/PID`. Text only, in Linux's own format; who may read what is the embedder's.
 
 mod build_id;
+mod core;
 mod maps;
 mod numa_maps;
 mod page_scan;
@@ -9,6 +10,7 @@ mod procmap;
 mod smaps;
 mod status;
 
+pub use self::core::{CoreDump, CoreNote, CoreSink, Gate, write_core};
 pub use build_id::BuildId;
 pub use maps::{write_maps, write_vsyscall};
 pub use numa_maps::write_numa_maps;

@@ -5,7 +5,7 @@ use core::fmt::{self, Write};
 use super::maps::write_path;
 use crate::paging::Format;
 use crate::platform::Platform;
-use crate::space::{Area, AreaName, AreaPages, Mm};
+use crate::space::{Area, AreaName, AreaPages, Mempolicy, Mm};
 
 /// Writes a line for each mapping.
 ///
@@ -15,16 +15,26 @@ use crate::space::{Area, AreaName, AreaPages, Mm};
 /// Holds the mmap lock for reading while it writes, so `out` must not fault on this space.
 pub fn write_numa_maps<P: Platform>(mm: &Mm<P>, out: &mut impl Write) -> fmt::Result {
     let mut result = Ok(());
-    mm.for_each_area_pages(|area, pages| {
+    mm.for_each_area_pages(|area, pages, policy| {
         if result.is_ok() {
-            result = write_line(area, pages, P::Format::GRANULE.bytes(), out);
+            result = write_line(area, pages, policy, P::Format::GRANULE.bytes(), out);
         }
     });
     result
 }
 
-fn write_line(area: &Area<'_>, pages: &AreaPages, page: u64, out: &mut impl Write) -> fmt::Result {
-    write!(out, "{:08x} default", area.range.start())?;
+fn write_line(
+    area: &Area<'_>,
+    pages: &AreaPages,
+    policy: Option<&Mempolicy>,
+    page: u64,
+    out: &mut impl Write,
+) -> fmt::Result {
+    write!(out, "{:08x} ", area.range.start())?;
+    match policy {
+        Some(policy) => write!(out, "{policy}")?,
+        None => out.write_str("default")?,
+    }
     match area.name {
         AreaName::Path(path, linked) => {
             out.write_str(" file=")?;

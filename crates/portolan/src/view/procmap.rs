@@ -40,6 +40,8 @@ const PERMISSIONS: [(VmFlags, ProcmapFlags); 4] = [
 /// `struct procmap_query`, as a program fills it in.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ProcmapQuery {
+    /// Bytes of the structure as the program has it.
+    pub size: u64,
     /// What is looked for.
     pub flags: ProcmapFlags,
     /// Where.
@@ -90,6 +92,7 @@ impl ProcmapQuery {
             return Err(Errno::EINVAL);
         }
         Ok(Self {
+            size: word(0),
             flags,
             addr: VirtAddr::new(word(16)),
             name,
@@ -165,7 +168,7 @@ fn fill<P: Platform>(area: &Area<'_>, query: &ProcmapQuery) -> [u8; ProcmapQuery
         .for_each(|(flag, told)| flags.set(told, area.flags.contains(flag)));
     let device = u64::from(area.major) | u64::from(area.minor) << 32;
     let words = [
-        ProcmapQuery::BYTES as u64,
+        query.size,
         query.flags.bits(),
         query.addr.get(),
         area.range.start().get(),
