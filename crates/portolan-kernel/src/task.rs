@@ -134,6 +134,8 @@ pub struct Process<E: Engine> {
     pub core_filter: AtomicU32,
     /// PR_SET_DUMPABLE.
     pub dumpable: AtomicU32,
+    /// PR_SET_THP_DISABLE.
+    pub huge_pages_disabled: AtomicU32,
     /// PR_SET_NO_NEW_PRIVS.
     pub no_new_privs: AtomicBool,
     /// PR_SET_PDEATHSIG.
@@ -173,6 +175,7 @@ impl<E: Engine> Process<E> {
             personality: AtomicU32::new(personality),
             core_filter: AtomicU32::new(CoreFilter::default().bits()),
             dumpable: AtomicU32::new(1),
+            huge_pages_disabled: AtomicU32::new(0),
             no_new_privs: AtomicBool::new(false),
             parent_death_signal: AtomicI32::new(0),
             nice: AtomicI32::new(0),

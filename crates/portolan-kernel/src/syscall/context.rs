@@ -6,11 +6,15 @@ use alloc::vec::Vec;
 
 use portolan::addr::VirtAddr;
 use portolan::errno::Errno;
+use portolan::space::Piece;
 
 use crate::engine::Engine;
 use crate::kernel::Kernel;
 use crate::outside::Outside;
 use crate::task::Task;
+
+/// The most bytes one call moves. `MAX_RW_COUNT`.
+pub(super) const MAX_RW_COUNT: u64 = 0x7fff_f000;
 
 /// A system call under way.
 pub struct SyscallContext<'a, E: Engine> {
@@ -151,6 +155,36 @@ impl<'a, E: Engine> SyscallContext<'a, E> {
         let len = self.task.mm.read_cstr(from, &mut bytes)?;
         bytes.truncate(len);
         Ok(bytes)
+    }
+
+    /// The `count` pieces listed at `at`, cut to what one call transfers. `import_iovec`.
+    ///
+    /// # Errors
+    /// `EINVAL`: more than 1024, or a length below zero. `EFAULT`: not readable. `ENOMEM`: no frame or no heap.
+    pub fn read_iovec(&self, at: VirtAddr, count: u64) -> Result<Vec<Piece>, Errno> {
+        /// `UIO_MAXIOV`.
+        const MOST_PIECES: u64 = 1024;
+        if count > MOST_PIECES {
+            return Err(Errno::EINVAL);
+        }
+        let bytes = self.read_vec(at, count as usize * 16)?;
+        let mut left = MAX_RW_COUNT;
+        let mut pieces = Vec::with_capacity(count as usize);
+        for piece in bytes.chunks_exact(16) {
+            let word = |at: usize| {
+                piece[at..]
+                    .first_chunk()
+                    .map_or(0, |word| u64::from_ne_bytes(*word))
+            };
+            if word(8) > i64::MAX as u64 {
+                return Err(Errno::EINVAL);
+            }
+            let len = word(8).min(left);
+            let addr = VirtAddr::new(word(0));
+            pieces.push(Piece { addr, len });
+            left -= len;
+        }
+        Ok(pieces)
     }
 
     /// A path; may be empty. `getname`.

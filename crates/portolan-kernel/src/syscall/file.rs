@@ -7,6 +7,7 @@ use portolan::addr::VirtAddr;
 use portolan::errno::Errno;
 use portolan::object::Seals;
 
+use super::context::MAX_RW_COUNT;
 use super::fd::{cwd, usable, view};
 use super::{Arg, Call, SyscallContext, SyscallResult, call};
 use crate::engine::Engine;
@@ -75,9 +76,6 @@ pub fn calls<E: Engine>() -> impl IntoIterator<Item = Call<E>> {
     ]
 }
 
-/// The most bytes one call moves. `MAX_RW_COUNT`.
-const MOST: u64 = 0x7fff_f000;
-
 /// Where in a file a call works.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum At {
@@ -102,33 +100,16 @@ type Vectors = Vec<(VirtAddr, u64)>;
 
 /// One piece, from arguments 1 and 2.
 fn single<E: Engine>(cx: &SyscallContext<'_, E>) -> Vectors {
-    alloc::vec![(cx.addr(1), cx.args[2].min(MOST))]
+    alloc::vec![(cx.addr(1), cx.args[2].min(MAX_RW_COUNT))]
 }
 
-/// The pieces that arguments 1 and 2 list. `import_iovec`.
+/// The pieces that arguments 1 and 2 list.
 fn vectors<E: Engine>(cx: &SyscallContext<'_, E>) -> Result<Vectors, Errno> {
-    const MOST_PIECES: u64 = 1024;
-    let count = cx.args[2];
-    if count > MOST_PIECES {
-        return Err(Errno::EINVAL);
-    }
-    let bytes = cx.read_vec(cx.addr(1), count as usize * 16)?;
-    let mut left = MOST;
-    let mut pieces = Vec::with_capacity(count as usize);
-    for piece in bytes.chunks_exact(16) {
-        let word = |at: usize| {
-            piece[at..]
-                .first_chunk()
-                .map_or(0, |word| u64::from_ne_bytes(*word))
-        };
-        let (start, len) = (word(0), word(8));
-        if len > i64::MAX as u64 {
-            return Err(Errno::EINVAL);
-        }
-        pieces.push((VirtAddr::new(start), len.min(left)));
-        left -= len.min(left);
-    }
-    Ok(pieces)
+    let pieces = cx.read_iovec(cx.addr(1), cx.args[2])?;
+    Ok(pieces
+        .into_iter()
+        .map(|piece| (piece.addr, piece.len))
+        .collect())
 }
 
 fn read_at<E: Engine>(
@@ -591,7 +572,12 @@ fn sendfile<E: Engine>(cx: &mut SyscallContext<'_, E>) -> SyscallResult {
         return Err(Errno::EINVAL);
     }
     let at = offset_at(cx, 2)?;
-    let moved = copy(cx, (&from, at), (&to, At::Position), cx.args[3].min(MOST))?;
+    let moved = copy(
+        cx,
+        (&from, at),
+        (&to, At::Position),
+        cx.args[3].min(MAX_RW_COUNT),
+    )?;
     store_offset(cx, 2, at, moved)?;
     Ok(moved)
 }
@@ -613,7 +599,7 @@ fn copy_file_range<E: Engine>(cx: &mut SyscallContext<'_, E>) -> SyscallResult {
     if !from.is_readable() || !to.is_writable() || to.appends() {
         return Err(Errno::EBADF);
     }
-    let most = cx.args[4].min(MOST);
+    let most = cx.args[4].min(MAX_RW_COUNT);
     let start = |file: &OpenFile<E>, at| {
         if let At::Offset(offset) = at {
             offset

@@ -15,8 +15,8 @@ use crate::fs::TaskOf;
 use crate::trace::Returns;
 
 /// The calls of this family.
-pub fn calls<E: Engine>() -> [Call<E>; 8] {
-    use Arg::{Advice, Fd, Hex, Map, Pointer, Prot, Remap, Size, Sync};
+pub fn calls<E: Engine>() -> [Call<E>; 11] {
+    use Arg::{Advice, Fd, Hex, Int, Map, Pointer, Prot, Remap, Size, Sync};
     [
         call(
             nr!(mmap),
@@ -34,6 +34,15 @@ pub fn calls<E: Engine>() -> [Call<E>; 8] {
             mremap,
         )
         .traced(Returns::Address),
+        call(
+            nr!(pkey_mprotect),
+            "pkey_mprotect",
+            &[Pointer, Size, Prot, Int],
+            pkey_mprotect,
+        )
+        .traced(Returns::Number),
+        call(nr!(pkey_alloc), "pkey_alloc", &[Hex, Hex], no_keys),
+        call(nr!(pkey_free), "pkey_free", &[Int], no_keys),
         call(nr!(brk), "brk", &[Pointer], brk).traced(Returns::Address),
         call(nr!(madvise), "madvise", &[Pointer, Size, Advice], madvise).traced(Returns::Number),
         call(nr!(msync), "msync", &[Pointer, Size, Sync], msync).traced(Returns::Number),
@@ -90,6 +99,18 @@ fn mprotect<E: Engine>(ctx: &mut SyscallContext<'_, E>) -> SyscallResult {
         .mm
         .mprotect(ctx.addr(0), ctx.args[1], prot)
         .map(|()| 0)
+}
+
+/// As on a CPU without protection keys: no key can be had, and only "no key" can be set.
+fn pkey_mprotect<E: Engine>(ctx: &mut SyscallContext<'_, E>) -> SyscallResult {
+    match ctx.int(3) {
+        -1 => mprotect(ctx),
+        _ => Err(Errno::EINVAL),
+    }
+}
+
+fn no_keys<E: Engine>(_ctx: &mut SyscallContext<'_, E>) -> SyscallResult {
+    Err(Errno::EINVAL)
 }
 
 fn mremap<E: Engine>(ctx: &mut SyscallContext<'_, E>) -> SyscallResult {

@@ -14,7 +14,9 @@ mod mm;
 mod names;
 pub mod path;
 pub mod poll;
+mod prctl_mm;
 mod process;
+mod process_vm;
 mod resource;
 mod signal;
 mod time;
@@ -182,6 +184,7 @@ impl<E: Engine> Table<E> {
         let mut table = Self(calls);
         table.add(mm::calls());
         table.add(lock::calls());
+        table.add(process_vm::calls());
         table.add(futex::calls());
         table.add(process::calls());
         table.add(exec::calls());

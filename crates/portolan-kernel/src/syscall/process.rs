@@ -293,14 +293,23 @@ fn prctl<E: Engine>(ctx: &mut SyscallContext<'_, E>) -> SyscallResult {
             let signal = process.parent_death_signal.load(Ordering::Relaxed);
             ctx.write_u32(ctx.addr(1), signal as u32).map(|()| 0)
         }
-        pr::PR_GET_KEEPCAPS | pr::PR_GET_TIMING | pr::PR_GET_THP_DISABLE | pr::PR_GET_SECCOMP => {
-            Ok(0)
-        }
+        pr::PR_GET_KEEPCAPS | pr::PR_GET_TIMING | pr::PR_GET_SECCOMP => Ok(0),
         pr::PR_GET_TIMERSLACK => Ok(50_000),
         pr::PR_GET_TID_ADDRESS => {
             let at = ctx.task.clear_tid.map_or(0, VirtAddr::get);
             ctx.write_u64(ctx.addr(1), at).map(|()| 0)
         }
+        pr::PR_SET_MM => super::prctl_mm::prctl_set_mm(ctx),
+        pr::PR_SET_THP_DISABLE if !rest_is_zero(2) => Err(Errno::EINVAL),
+        pr::PR_GET_THP_DISABLE if !rest_is_zero(1) => Err(Errno::EINVAL),
+        // No huge pages are made whatever is set.
+        pr::PR_SET_THP_DISABLE => {
+            process
+                .huge_pages_disabled
+                .store(u32::from(ctx.args[1] != 0), Ordering::Relaxed);
+            Ok(0)
+        }
+        pr::PR_GET_THP_DISABLE => Ok(process.huge_pages_disabled.load(Ordering::Relaxed).into()),
         pr::PR_SET_VMA if ctx.args[1] == u64::from(pr::PR_SET_VMA_ANON_NAME) => set_vma_name(ctx),
         pr::PR_CAPBSET_READ if ctx.args[1] > 40 => Err(Errno::EINVAL),
         pr::PR_CAPBSET_READ => Ok(1),
