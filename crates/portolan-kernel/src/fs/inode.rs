@@ -217,14 +217,26 @@ pub struct Inode<P: Platform> {
 }
 
 impl<P: Platform> Inode<P> {
-    /// An empty file in memory.
+    /// An empty memory file: memfd.
     ///
     /// # Errors
     /// `ENOMEM`: no heap.
     pub fn memory(machine: &Machine<P>, key: Key) -> Result<Self, Errno> {
         let cache = Cache::anonymous_shared(machine, 0, Commit::Unreserved)?;
+        Ok(Self::kept(cache, key))
+    }
+
+    /// An empty file that is kept in memory where a disk is not to be written: `--overlay`.
+    ///
+    /// # Errors
+    /// `ENOMEM`: no heap.
+    pub fn overlaid(machine: &Machine<P>, key: Key) -> Result<Self, Errno> {
+        Ok(Self::kept(Cache::in_memory(machine)?, key))
+    }
+
+    fn kept(cache: Arc<Cache<P>>, key: Key) -> Self {
         let (seen, sizing) = (RwLock::new(None), RwLock::new(()));
-        Ok(Self {
+        Self {
             key,
             cache,
             store: None,
@@ -232,7 +244,7 @@ impl<P: Platform> Inode<P> {
             sizing,
             changed: AtomicBool::new(true),
             unnamed: AtomicBool::new(false),
-        })
+        }
     }
 
     fn outer(machine: &Machine<P>, stat: &Stat, changes: Changes) -> Result<Self, Errno> {

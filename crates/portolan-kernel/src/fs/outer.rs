@@ -394,7 +394,7 @@ impl<P: Platform> Session<'_, P> {
     /// An empty regular file of the overlay.
     pub(super) fn new_regular(&self, permissions: u32) -> Result<MemoryNode<P>, Errno> {
         let stat = self.new_stat(FileKind::Regular, permissions)?;
-        let inode = Arc::new(Inode::memory(&self.vfs.machine, (stat.dev, stat.ino))?);
+        let inode = Arc::new(Inode::overlaid(&self.vfs.machine, (stat.dev, stat.ino))?);
         Ok(MemoryNode::new(stat, Contents::Regular(inode)))
     }
 

@@ -43,8 +43,11 @@ pub fn calls<E: Engine>() -> [Call<E>; 3] {
     .map(|call| call.traced(Returns::Number))
 }
 
+/// The local pieces, then the remote ones.
+type Vectors = (Vec<Piece>, Vec<Piece>);
+
 /// The local and the remote pieces, in the order in which Linux looks at them; `None` when there is nothing to copy. `process_vm_rw`.
-fn both<E: Engine>(ctx: &SyscallContext<'_, E>) -> Result<Option<(Vec<Piece>, Vec<Piece>)>, Errno> {
+fn both<E: Engine>(ctx: &SyscallContext<'_, E>) -> Result<Option<Vectors>, Errno> {
     let bytes = |pieces: &[Piece]| pieces.iter().map(|piece| piece.len).sum::<u64>();
     if ctx.args[5] != 0 {
         return Err(Errno::EINVAL);

@@ -2,7 +2,7 @@
 
 use alloc::sync::Arc;
 
-use super::cache::Cache;
+use super::cache::{Cache, PastEnd};
 use super::file::{File, FileIdentity, FileMode, FileSpec};
 use crate::errno::Errno;
 use crate::machine::Machine;
@@ -28,7 +28,16 @@ impl<P: Platform> Cache<P> {
         size: u64,
         commit: Commit,
     ) -> Result<Arc<Self>, Errno> {
-        Self::build(machine, None, size, commit == Commit::Charged)
+        let charged = commit == Commit::Charged;
+        Self::build(machine, None, size, charged, PastEnd::Kept)
+    }
+
+    /// The pages of a file that is kept in memory where it stands for one on a disk: not charged, empty at first.
+    ///
+    /// # Errors
+    /// `ENOMEM`: no heap.
+    pub fn in_memory(machine: &Machine<P>) -> Result<Arc<Self>, Errno> {
+        Self::build(machine, None, 0, false, PastEnd::Zeroed)
     }
 
     /// The file behind a shared anonymous mapping of `bytes`, charged to the commit limit; shown as `/dev/zero (deleted)`.

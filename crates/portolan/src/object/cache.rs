@@ -53,6 +53,15 @@ impl Exclusion {
     }
 }
 
+/// What an object that grows shows where stores through a mapping went past its old end, in the same page.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum PastEnd {
+    /// Zeros, as a file system on a disk.
+    Zeroed,
+    /// What was stored, as tmpfs.
+    Kept,
+}
+
 /// `struct address_space`: the cached pages of a file, or the pages of shared anonymous memory.
 ///
 /// See the module for its locks. Every call that may sleep says so by what it does: it reads or writes the backing, or changes what is mapped.
@@ -68,6 +77,8 @@ pub struct Cache<P: Platform> {
     pub(super) reclaim_hand: AtomicU64,
     /// Whether the size is charged to the commit limit.
     pub(super) charged: bool,
+    /// What a growing object has where stores went past its end.
+    pub(super) past_end: PastEnd,
     /// [`super::Seals`], changed with the contents locked.
     pub(super) seals: AtomicU32,
     pub(super) contents: RwLock<P::RawRwLock, ()>,
@@ -99,7 +110,7 @@ impl<P: Platform> Cache<P> {
         backing: Arc<dyn Backing>,
         size: u64,
     ) -> Result<Arc<Self>, Errno> {
-        let cache = Self::build(machine, Some(backing), size, false)?;
+        let cache = Self::build(machine, Some(backing), size, false, PastEnd::Zeroed)?;
         let shrinker: Weak<dyn Shrink> = Arc::downgrade(&cache) as _;
         machine.register_shrinker(shrinker)?;
         Ok(cache)
@@ -110,6 +121,7 @@ impl<P: Platform> Cache<P> {
         backing: Option<Arc<dyn Backing>>,
         size: u64,
         charged: bool,
+        past_end: PastEnd,
     ) -> Result<Arc<Self>, Errno> {
         if size > MAX_BYTES {
             return Err(Errno::EFBIG);
@@ -129,6 +141,7 @@ impl<P: Platform> Cache<P> {
             read_ahead: AtomicU64::new(READ_AHEAD),
             reclaim_hand: AtomicU64::new(0),
             charged,
+            past_end,
             seals: AtomicU32::new(seals.bits()),
             contents: RwLock::new(()),
             writeback_lock: RwLock::new(()),

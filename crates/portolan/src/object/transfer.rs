@@ -3,7 +3,7 @@
 
 use core::sync::atomic::Ordering;
 
-use super::cache::{Cache, MAX_BYTES};
+use super::cache::{Cache, MAX_BYTES, PastEnd};
 use crate::errno::Errno;
 use crate::phys::{FrameKind, PageRef};
 use crate::platform::Platform;
@@ -82,7 +82,7 @@ impl<P: Platform> Cache<P> {
             .len()
             .min(usize::try_from(MAX_BYTES - offset).unwrap_or(usize::MAX));
         let old_size = self.size();
-        if offset > old_size && !self.is_shmem() {
+        if offset > old_size && self.past_end == PastEnd::Zeroed {
             // Up to the write only: what a mapping left behind it in the same page becomes part of the object, as in Linux.
             self.zero_tail(old_size, offset);
         }

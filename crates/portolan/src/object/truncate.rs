@@ -4,7 +4,7 @@
 use core::ops::Range;
 use core::sync::atomic::{Ordering, fence};
 
-use super::cache::{Cache, MAX_BYTES};
+use super::cache::{Cache, MAX_BYTES, PastEnd};
 use super::mapping::ZapReason;
 use super::tree::Tag;
 use crate::errno::Errno;
@@ -98,7 +98,7 @@ impl<P: Platform> Cache<P> {
         let old = self.size();
         if bytes >= old {
             // Shared memory keeps what stores through a mapping left behind its end, as in Linux.
-            if !self.is_shmem() {
+            if self.past_end == PastEnd::Zeroed {
                 self.zero_tail(old, u64::MAX);
             }
             self.size.store(bytes, Ordering::SeqCst);
