@@ -36,7 +36,11 @@ impl<P: Platform> MmUser<P> {
             0 => VmFlags::LOCKED,
             _ => VmFlags::LOCKED_MASK,
         };
-        let range = touched_pages::<P>(addr, len)?;
+        let range = match touched_pages::<P>(addr, len) {
+            // The limit is asked before the range.
+            Err(_) if self.is_over_lock_limit(len) => return Err(Errno::ENOMEM),
+            range => range?,
+        };
         let mut state = self.state.write();
         if !self.fits_lock_limit(&state, range) {
             return Err(Errno::ENOMEM);
@@ -167,6 +171,12 @@ impl<P: Platform> MmUser<P> {
         let pages = range.pages(P::Format::GRANULE);
         let locked = state.counts.locked.saturating_add(pages);
         locked <= self.lock_limit() || locked - self.locked_pages(state, range) <= self.lock_limit()
+    }
+
+    /// Whether so many bytes are more than could ever be locked.
+    fn is_over_lock_limit(&self, bytes: u64) -> bool {
+        !self.limits.may_lock_any.load(Ordering::Relaxed)
+            && bytes >> P::Format::GRANULE.shift() > self.lock_limit()
     }
 
     /// How many pages of `range` are locked. `count_mm_mlocked_page_nr`.

@@ -284,6 +284,7 @@ impl<P: Platform> MmUser<P> {
     fn map_region(&self, state: &mut MmState<P>, mut region: Region<P>) -> Result<(), Errno> {
         let granule = P::Format::GRANULE;
         let pages = region.range.pages(granule);
+        self.check_sealed(state, region.range)?;
         let replaced = self.overlap_pages(state, region.range);
         let charged = if is_accountable(region.flags) {
             pages

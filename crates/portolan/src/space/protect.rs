@@ -21,7 +21,8 @@ impl<P: Platform> MmUser<P> {
     /// # Errors
     /// - `EINVAL`: unaligned, both PROT_GROWSDOWN and PROT_GROWSUP, one of them on an area that does not grow, an unknown bit.
     /// - `ENOMEM`: the range overflows, or has a hole: what lies before the hole is changed, as in Linux. Also limits and no heap.
-    /// - `EACCES`: against what the mapping may become; what lies before that area is changed. `EPERM`: a sealed mapping, nothing changed.
+    /// - `EACCES`: against what the mapping may become; what lies before that area is changed. `EPERM`: a sealed
+    ///   mapping; likewise.
     /// - What a driver's mprotect operation answers.
     pub fn mprotect(&self, addr: VirtAddr, len: u64, prot: u32) -> Result<(), Errno> {
         let granule = P::Format::GRANULE;
@@ -85,14 +86,6 @@ impl<P: Platform> MmUser<P> {
         prot: Prot,
         locked: &mut Vec<VirtRange>,
     ) -> Result<(), Errno> {
-        let sealed = |vma: &Vma<P>| vma.flags().contains(VmFlags::SEALED);
-        if state
-            .vmas
-            .iter_range(range.start().get(), range.end().get())
-            .any(sealed)
-        {
-            return Err(Errno::EPERM);
-        }
         let implies_exec =
             prot.contains(Prot::READ) && self.read_implies_exec.load(Ordering::Relaxed);
         let mut at = range.start();
@@ -110,6 +103,9 @@ impl<P: Platform> MmUser<P> {
             }
             if let Some(ops) = &old.ops {
                 ops.mprotect(part, wanted)?;
+            }
+            if old.flags.contains(VmFlags::SEALED) {
+                return Err(Errno::EPERM);
             }
             let lock_kind =
                 VmFlags::WRITE | VmFlags::SHARED | VmFlags::LOCKED | VmFlags::LOCKONFAULT;
@@ -184,6 +180,15 @@ impl<P: Platform> Mm<P> {
         if leaf.flags.contains(LeafFlags::WRITE) {
             return true;
         }
+        let page = self.machine.phys().page(leaf.frame);
+        // Nobody need be told of the first store to shared memory, unless stores are tracked.
+        if vma.is_shared()
+            && vma.operations().is_none()
+            && vma.flags().contains(VmFlags::SOFTDIRTY)
+            && page.is_some_and(|page| page.kind() == crate::phys::FrameKind::Shmem)
+        {
+            return true;
+        }
         if !leaf.flags.contains(LeafFlags::DIRTY)
             || leaf
                 .flags
@@ -195,7 +200,6 @@ impl<P: Platform> Mm<P> {
         if tracked && !leaf.flags.contains(LeafFlags::SOFT_DIRTY) {
             return false;
         }
-        let page = self.machine.phys().page(leaf.frame);
         match page {
             Some(page) if vma.is_shared() => page.kind() == crate::phys::FrameKind::Shmem,
             Some(page) => page.kind() == crate::phys::FrameKind::Anon && page.refs() == 1,

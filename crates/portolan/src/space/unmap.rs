@@ -82,7 +82,7 @@ impl<P: Platform> MmUser<P> {
     /// - `ENOMEM`: a split would exceed the most mappings, or no heap. `EPERM`: a sealed mapping.
     /// - What a driver's `may_split` answers.
     ///
-    /// On any error nothing has changed.
+    /// On any error nothing has changed, but that an area that sticks out at the start may have been split before a sealed one was met.
     pub fn munmap(&self, addr: VirtAddr, len: u64) -> Result<(), Errno> {
         let granule = P::Format::GRANULE;
         let mut state = self.state.write();
@@ -106,6 +106,7 @@ impl<P: Platform> MmUser<P> {
         if range.is_empty() {
             return Ok(());
         }
+        self.check_sealed(state, range)?;
         let (start, end) = (range.start().get(), range.end().get());
         let Some(first) = state
             .vmas
@@ -170,26 +171,51 @@ impl<P: Platform> MmUser<P> {
     /// Splits the areas that stick out of `range` at its ends, which is what Linux leaves of a mapping that was to take the place of `range` and
     /// met a limit (`vms_gather_munmap_vmas`). Without memory for it they stay whole.
     pub(crate) fn split_ends(&self, state: &mut MmState<P>, range: VirtRange) {
-        for cut in [range.start(), range.end()] {
-            let Some(vma) = state
-                .vmas
-                .get(cut.get())
-                .filter(|vma| vma.range().start() < cut)
-            else {
-                continue;
-            };
-            let whole = vma.fields();
-            let mut edit = Edit::new(self);
-            let split = edit
-                .add(whole.cut(ordered(whole.range.start(), cut)))
-                .and_then(|()| edit.add(whole.cut(ordered(cut, whole.range.end()))))
-                .and_then(|()| Ok(state.vmas.reserve(edit.len(), self.machine.fail_point())?));
-            if split.is_ok() {
-                let old = edit.commit(state, whole.range);
-                self.retire(old);
-                open_rests(&whole, ordered(cut, whole.range.end()), 1);
-            }
+        self.split_at(state, range.start());
+        self.split_at(state, range.end());
+    }
+
+    fn split_at(&self, state: &mut MmState<P>, cut: VirtAddr) {
+        let Some(vma) = state
+            .vmas
+            .get(cut.get())
+            .filter(|vma| vma.range().start() < cut)
+        else {
+            return;
+        };
+        let whole = vma.fields();
+        let mut edit = Edit::new(self);
+        let split = edit
+            .add(whole.cut(ordered(whole.range.start(), cut)))
+            .and_then(|()| edit.add(whole.cut(ordered(cut, whole.range.end()))))
+            .and_then(|()| Ok(state.vmas.reserve(edit.len(), self.machine.fail_point())?));
+        if split.is_ok() {
+            let old = edit.commit(state, whole.range);
+            self.retire(old);
+            open_rests(&whole, ordered(cut, whole.range.end()), 1);
         }
+    }
+
+    /// Refuses a range with a sealed area in it. As Linux meets areas in order, one that sticks out at the start has been split by then, unless it
+    /// is the sealed one. `vms_gather_munmap_vmas`.
+    ///
+    /// # Errors
+    /// `EPERM`: there is one.
+    pub(crate) fn check_sealed(
+        &self,
+        state: &mut MmState<P>,
+        range: VirtRange,
+    ) -> Result<(), Errno> {
+        let mut areas = state
+            .vmas
+            .iter_range(range.start().get(), range.end().get());
+        let Some(sealed) = areas.find(|vma| vma.flags().contains(VmFlags::SEALED)) else {
+            return Ok(());
+        };
+        if sealed.range().start() > range.start() {
+            self.split_at(state, range.start());
+        }
+        Err(Errno::EPERM)
     }
 
     /// Every area in `range` may be removed, and split where the range cuts it.
@@ -198,9 +224,6 @@ impl<P: Platform> MmUser<P> {
             .vmas
             .iter_range(range.start().get(), range.end().get())
         {
-            if vma.flags().contains(VmFlags::SEALED) {
-                return Err(Errno::EPERM);
-            }
             check_cuts(vma, range)?;
         }
         Ok(())
