@@ -160,7 +160,7 @@ impl<P: Platform> MmUser<P> {
 
 /// Whether the child cannot get this area's pages by faulting. `vma_needs_copy`.
 fn needs_copy<P: Platform>(vma: &Vma<P>) -> bool {
-    let special = VmFlags::PFNMAP | VmFlags::MIXEDMAP;
+    let special = VmFlags::PFNMAP | VmFlags::MIXEDMAP | VmFlags::MAYBE_GUARD;
     !vma.flags().contains(VmFlags::WIPEONFORK)
         && (vma.has_anon() || vma.flags().intersects(special))
 }

@@ -36,8 +36,10 @@ impl<P: Platform> MmUser<P> {
                 .with_reclaim(|| self.table.leaf_or_create(phys, at, || true))?;
             at = table.ok_or(Errno::ENOMEM)?.covers().end();
         }
-        // With a root the markers are copied by fork.
-        self.give_root(state, vma);
+        // As Linux has it, anonymous memory gets a root and a file's does not: what merges later depends on it.
+        if vma.is_anonymous() {
+            self.give_root(state, vma);
+        }
         vma.mark_guarded();
         let gate = ClosedGate::new(self);
         let mut batch = self.flush_batch();
