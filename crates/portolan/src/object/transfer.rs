@@ -5,7 +5,7 @@ use core::sync::atomic::Ordering;
 
 use super::cache::{Cache, MAX_BYTES, PastEnd};
 use crate::errno::Errno;
-use crate::phys::{FrameKind, PageRef};
+use crate::phys::{FrameKind, PageFlags, PageRef};
 use crate::platform::Platform;
 
 impl<P: Platform> Cache<P> {
@@ -150,6 +150,9 @@ impl<P: Platform> Cache<P> {
         }
         if let Some(page) = self.lookup(index) {
             page.fill(within, most as usize, 0);
+            if self.is_shmem() {
+                page.page().set_flags(PageFlags::DIRTY);
+            }
         }
     }
 

@@ -6,6 +6,7 @@ use crate::addr::{VirtAddr, VirtRange};
 use crate::errno::Errno;
 use crate::object::VmFlags;
 use crate::paging::{Access, Entry, Format, LeafFlags};
+use crate::phys::{FrameKind, PageFlags};
 use crate::platform::Platform;
 
 /// What a failure does.
@@ -95,12 +96,29 @@ impl<P: Platform> MmUser<P> {
         let Some(table) = self.table.leaf(self.machine.phys(), at) else {
             return false;
         };
-        match table.peek(P::Format::index(0, at.get())) {
-            Entry::Present(leaf) => {
-                access != Access::Write || leaf.flags.contains(LeafFlags::WRITE)
-            }
-            _ => false,
+        let index = P::Format::index(0, at.get());
+        if access != Access::Write {
+            return matches!(table.peek(index), Entry::Present(_));
         }
+        // Locked, so that the page stays while it is marked.
+        let locked = table.lock();
+        let Entry::Present(leaf) = locked.get(index) else {
+            return false;
+        };
+        // What is writable already and was not written counts as written (`follow_page_pte` with FOLL_WRITE): shared memory for all who map it.
+        let clean = !leaf.flags.contains(LeafFlags::DIRTY);
+        let writable = leaf.flags.contains(LeafFlags::WRITE);
+        if writable
+            && clean
+            && let Some(page) = self.machine.phys().page(leaf.frame)
+        {
+            match page.kind() {
+                FrameKind::Shmem => drop(page.set_flags(PageFlags::DIRTY)),
+                FrameKind::Anon => return false,
+                _ => {}
+            }
+        }
+        writable
     }
 }
 

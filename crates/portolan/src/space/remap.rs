@@ -373,7 +373,8 @@ impl<P: Platform> MmUser<P> {
         drop(gate);
         result?;
         if fields.flags.contains(VmFlags::LOCKED) && request.new_len > request.old_len {
-            *populate = Some(to);
+            let grown = to.start().checked_add(request.old_len);
+            *populate = grown.and_then(|start| VirtRange::new(start, to.end()));
         }
         Ok(new)
     }
