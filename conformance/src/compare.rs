@@ -3,6 +3,7 @@
 use crate::arena::{ARENA_END, BASE, PAGE};
 use crate::calls::CallId;
 use crate::op::Op;
+use crate::smaps;
 use crate::trace::{Section, Tag, sections};
 use portolan::errno::Errno;
 
@@ -48,6 +49,7 @@ pub fn difference(ops: &[Op], linux: &[u64], ours: &[u64]) -> Option<Difference>
         return None;
     }
     let (mut theirs, mut mine) = (sections(linux), sections(ours));
+    let touches = ops.iter().any(marks_pages_used);
     let mut step = None;
     loop {
         let (a, b) = (theirs.next(), mine.next());
@@ -59,7 +61,7 @@ pub fn difference(ops: &[Op], linux: &[u64], ours: &[u64]) -> Option<Difference>
         {
             step = section.words.first().map(|n| *n as usize);
         }
-        if a != b {
+        if a != b && !(touches && differ_in_use_only(a, b)) {
             let call = step.and_then(|n| ops.get(n)).map(|op| op.call);
             return Some(Difference {
                 step,
@@ -69,6 +71,29 @@ pub fn difference(ops: &[Op], linux: &[u64], ours: &[u64]) -> Option<Difference>
             });
         }
     }
+}
+
+/// Whether a step makes Linux note on the page itself, and not in an entry, that it was used: populating does, and what undoes that.
+fn marks_pages_used(op: &Op) -> bool {
+    match op.call {
+        CallId::Mmap => op.args[3] & 0xa000 != 0,
+        CallId::Madvise => matches!(op.args[2], 8 | 20 | 22 | 23),
+        CallId::Mlock2 | CallId::Mlockall => true,
+        _ => false,
+    }
+}
+
+/// Whether two sections of smaps are equal but for `Referenced`.
+fn differ_in_use_only(a: Option<Section<'_>>, b: Option<Section<'_>>) -> bool {
+    let (Some(a), Some(b)) = (a, b) else {
+        return false;
+    };
+    let is_use = |n: usize| n % smaps::AREA_WORDS == 2 + smaps::REFERENCED;
+    let mut words = a.words.iter().zip(b.words).enumerate();
+    a.tag == Tag::Smaps
+        && b.tag == Tag::Smaps
+        && a.words.len() == b.words.len()
+        && words.all(|(n, (a, b))| a == b || is_use(n))
 }
 
 fn key(call: Option<CallId>, a: Option<Section<'_>>, b: Option<Section<'_>>) -> String {
@@ -83,8 +108,31 @@ fn key(call: Option<CallId>, a: Option<Section<'_>>, b: Option<Section<'_>>) -> 
     };
     match (a.or(b).map(|section| section.tag), result(a), result(b)) {
         (Some(Tag::Result), Some(a), Some(b)) if a != b => format!("{call}: {a}, not {b}"),
+        (Some(Tag::Smaps), ..) => format!("smaps {}", smaps_key(a, b)),
+        (Some(Tag::Counts | Tag::Pagemap | Tag::Memory | Tag::Files), ..) => tag.to_owned(),
         _ => format!("{call}: {tag}"),
     }
+}
+
+/// Which figures of smaps differ first.
+fn smaps_key(a: Option<Section<'_>>, b: Option<Section<'_>>) -> String {
+    let words = |section: Option<Section<'_>>| section.map_or(Vec::new(), |s| s.words.to_vec());
+    let (a, b) = (words(a), words(b));
+    let areas = a.chunks(smaps::AREA_WORDS).zip(b.chunks(smaps::AREA_WORDS));
+    for (a, b) in areas {
+        let figures = smaps::FIGURES.iter().enumerate();
+        let differ: Vec<&str> = figures
+            .filter(|(n, _)| a.get(n + 2) != b.get(n + 2))
+            .map(|(_, key)| *key)
+            .collect();
+        if !differ.is_empty() {
+            return differ.join(" ");
+        }
+        if a != b {
+            return "VmFlags".to_owned();
+        }
+    }
+    "areas".to_owned()
 }
 
 /// A result: a number, an address, an errno or a signal.
@@ -139,10 +187,51 @@ fn describe(section: Section<'_>) -> String {
             let lines: Vec<String> = words.chunks_exact(3).map(area_text).collect();
             format!("maps\n    {}", lines.join("\n    "))
         }
+        Tag::Smaps => {
+            let areas: Vec<String> = words.chunks(smaps::AREA_WORDS).map(figures_text).collect();
+            format!("smaps, in kB\n    {}", areas.join("\n    "))
+        }
+        Tag::Pagemap => {
+            let shown: Vec<String> = words.iter().map(|word| pagemap_text(*word)).collect();
+            format!("pagemap {}", shown.join(" "))
+        }
         tag => {
             let shown: Vec<String> = words.iter().map(|word| result_text(*word)).collect();
             format!("{} {}", tag.name(), shown.join(" "))
         }
+    }
+}
+
+/// The figures of an area that are not 0.
+fn figures_text(words: &[u64]) -> String {
+    let place_of = |at: usize| words.get(at).map_or(String::new(), |word| place(*word));
+    let figures = smaps::FIGURES.iter().zip(words.iter().skip(2));
+    let shown: Vec<String> = figures
+        .filter(|(_, value)| **value != 0)
+        .map(|(key, value)| format!("{key} {value}"))
+        .collect();
+    let flags = words.get(2 + smaps::FIGURES.len()..).unwrap_or(&[]);
+    format!(
+        "{}-{} {} ({})",
+        place_of(0),
+        place_of(1),
+        shown.join(", "),
+        smaps::flags_text(flags)
+    )
+}
+
+/// Letters for the bits: present, file or shared, guard, exclusive, swapped.
+fn pagemap_text(word: u64) -> String {
+    let bits = [(63, 'p'), (61, 'f'), (58, 'g'), (56, 'x'), (62, 's')];
+    let shown: String = bits
+        .into_iter()
+        .filter(|(bit, _)| word >> bit & 1 != 0)
+        .map(|(_, letter)| letter)
+        .collect();
+    if shown.is_empty() {
+        "-".to_owned()
+    } else {
+        shown
     }
 }
 

@@ -102,6 +102,10 @@ fn is_contained(op: &Op) -> bool {
         | CallId::Munmap
         | CallId::Mprotect
         | CallId::Madvise
+        | CallId::Mlock2
+        | CallId::Munlock
+        | CallId::Mseal
+        | CallId::RemapFilePages
         | CallId::Msync => reaches(a[0], a[1]),
         CallId::Fill => reaches(a[0], a[1] * PAGE),
         _ => true,
@@ -135,6 +139,9 @@ pub fn sequence(seed: u64, calls: &[CallId]) -> Sequence {
             if forks > 3 && calls.len() > 3 {
                 continue;
             }
+        }
+        if call == CallId::Mlock2 && !g.locks {
+            continue;
         }
         let args = call.generate(&mut g);
         let op = Op { call, args };

@@ -7,6 +7,8 @@ pub struct Later {
     pub memory: bool,
     /// Look at the page counts.
     pub counts: bool,
+    /// Look at the words of pagemap.
+    pub pagemap: bool,
     /// Fork.
     pub fork: Option<Fork>,
 }

@@ -6,7 +6,7 @@
 //! | [`calls`] | the table of calls: arguments, chance, and how each side does it |
 //! | [`generate`] | how sequences are made up |
 //! | [`linux`], [`ours`] | the two sides |
-//! | [`trace`], [`compare`] | what they saw, as words, and where it differs |
+//! | [`trace`], [`smaps`], [`compare`] | what they saw, as words, and where it differs |
 //! | [`shrink`], [`cprogram`] | a short sequence of a long one, and the C program of a sequence |
 //! | [`run`], [`coverage`] | a run of many sequences, and what it reached |
 
@@ -25,4 +25,5 @@ pub mod ours;
 pub mod random;
 pub mod run;
 pub mod shrink;
+pub mod smaps;
 pub mod trace;

@@ -10,13 +10,11 @@ pub enum Tag {
     Maps,
     /// Pages: total, locked, data, stack, executable.
     Counts,
-    /// Pages: anonymous, file and shared.
-    Rss,
     /// A word a page: a hash of its bytes, or the signal.
     Memory,
     /// For each object its size and a hash a page.
     Files,
-    /// For each area the figures of smaps.
+    /// For each area the figures of smaps, [`crate::smaps::AREA_WORDS`] words.
     Smaps,
     /// A word a page.
     Pagemap,
@@ -24,11 +22,10 @@ pub enum Tag {
 
 impl Tag {
     /// All of them.
-    pub const ALL: [Tag; 8] = [
+    pub const ALL: [Tag; 7] = [
         Tag::Result,
         Tag::Maps,
         Tag::Counts,
-        Tag::Rss,
         Tag::Memory,
         Tag::Files,
         Tag::Smaps,
@@ -41,7 +38,6 @@ impl Tag {
             Tag::Result => "result",
             Tag::Maps => "maps",
             Tag::Counts => "counts",
-            Tag::Rss => "resident set",
             Tag::Memory => "memory",
             Tag::Files => "files",
             Tag::Smaps => "smaps",
@@ -49,6 +45,12 @@ impl Tag {
         }
     }
 }
+
+/// The bits of a word of pagemap that are compared: exclusive, guard, file or shared, swapped, present.
+pub const PAGEMAP_BITS: u64 = 1 << 56 | 1 << 58 | 1 << 61 | 1 << 62 | 1 << 63;
+
+/// Linux counts the pages of each area that it locks in 32 bits: more are not compared.
+pub const LOCKED_BITS: u64 = u32::MAX as u64;
 
 /// Where a side writes what it saw.
 pub trait Sink {

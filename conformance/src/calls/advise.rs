@@ -25,7 +25,6 @@ const ADVICE: Names = &[
     ("MADV_WIPEONFORK", 18),
     ("MADV_KEEPONFORK", 19),
     ("MADV_COLD", 20),
-    ("MADV_PAGEOUT", 21),
     ("MADV_POPULATE_READ", 22),
     ("MADV_POPULATE_WRITE", 23),
     ("MADV_DONTNEED_LOCKED", 24),
@@ -48,7 +47,8 @@ impl Call for Madvise {
 
     fn generate(g: &mut Gen) -> Args {
         let advice = g.random.pick(&[
-            0, 1, 2, 3, 4, 4, 4, 8, 8, 9, 9, 10, 11, 16, 17, 18, 19, 22, 23, 22, 23, 24, 5,
+            0, 1, 2, 3, 4, 4, 4, 8, 8, 9, 9, 10, 11, 16, 17, 18, 19, 20, 22, 23, 22, 23, 24, 5,
+            102, 102, 103,
         ]);
         [g.addr(), g.length_or_hostile(), advice, 0, 0, 0]
     }

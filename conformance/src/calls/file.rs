@@ -1,7 +1,7 @@
 //! What happens to a file behind its mappings: ftruncate, fallocate, pwrite, pread.
 
 use portolan::errno::Errno;
-use portolan::object::Cache;
+use portolan::object::{Cache, Seals};
 use portolan::paging::Format;
 use portolan::sim::Sim;
 
@@ -87,21 +87,25 @@ impl Call for PunchHole {
 
 /// What `fallocate` makes of bytes: whole pages go, parts of pages are zeroed where there are any. The rest is the library's.
 fn punch_hole<F: Format>(cache: &Cache<Sim<F>>, start: u64, end: u64) -> Result<(), Errno> {
+    if cache.seals().intersects(Seals::WRITE | Seals::FUTURE_WRITE) {
+        return Err(Errno::EPERM);
+    }
     let page = F::GRANULE.bytes();
     let (first, last) = (start.div_ceil(page), end / page);
     if first < last {
         cache.punch_hole(first..last)?;
     }
-    let end = end.min(cache.size());
     let parts = match first <= last {
         true => [start..first * page, last * page..end],
         false => [start..end, end..end],
     };
-    for part in parts {
-        let part = part.start..part.end.min(end);
-        if part.start < part.end && cache.is_cached(part.start / page) {
-            let zeros = vec![0; (part.end - part.start) as usize];
-            cache.write(part.start, &zeros)?;
+    for part in parts.into_iter().filter(|part| !part.is_empty()) {
+        // Beyond the end of the file too, where stores through a mapping may have left something.
+        let index = part.start / page;
+        if let Some(cached) = cache.lookup(index) {
+            let within = (part.start % page) as usize;
+            cached.fill(within, (part.end - part.start) as usize, 0);
+            cache.mark_dirty(index);
         }
     }
     Ok(())

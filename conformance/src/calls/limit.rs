@@ -29,7 +29,7 @@ impl Call for Setrlimit {
         arg("bytes", Kind::Len),
         arg("base", Kind::Choice(BASE)),
     ];
-    const WEIGHT: u64 = 8;
+    const WEIGHT: u64 = 10;
 
     fn generate(g: &mut Gen) -> Args {
         let pages = g.random.below(60) * PAGE + g.random.pick(&[0, 0, 0, 1]);

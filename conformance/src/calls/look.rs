@@ -11,8 +11,11 @@ use crate::ours::{Space, World};
 /// Every byte of the memory below the filled part, and of the files. The loads count as uses.
 pub struct Memory;
 
-/// Page counts and the resident set.
+/// Page counts, and the figures of smaps.
 pub struct Counts;
+
+/// The words of pagemap.
+pub struct Pagemap;
 
 impl Call for Memory {
     const NAME: &'static str = "memory";
@@ -59,5 +62,29 @@ impl Call for Counts {
 
     fn c(_: &Args) -> String {
         "show();".to_owned()
+    }
+}
+
+impl Call for Pagemap {
+    const NAME: &'static str = "pagemap";
+    const ARGS: &'static [Arg] = &[];
+    const WEIGHT: u64 = 20;
+
+    fn generate(_: &mut Gen) -> Args {
+        Args::default()
+    }
+
+    fn linux(child: &mut Child, _: &Args) -> i64 {
+        child.later.pagemap = true;
+        0
+    }
+
+    fn ours<F: Format>(world: &mut World<F>, _: &Space<F>, _: &Args) -> i64 {
+        world.later.pagemap = true;
+        0
+    }
+
+    fn c(_: &Args) -> String {
+        "pagemap();".to_owned()
     }
 }

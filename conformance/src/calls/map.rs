@@ -132,7 +132,11 @@ impl Call for Mmap {
             n if n < 20 => 0,
             _ => g.random.below(8) * PAGE,
         };
-        [addr, len, g.prot(), flags, file, offset]
+        let odd = match g.random.below(60) {
+            0 => g.random.pick(&[8, 0x0100_0000, 0x0200_0000, 0x10]),
+            _ => 0,
+        };
+        [addr, len, g.prot() | odd, flags, file, offset]
     }
 
     fn linux(child: &mut Child, a: &Args) -> i64 {

@@ -7,10 +7,12 @@ mod file;
 mod fork;
 mod heap;
 mod limit;
+mod lock;
 mod look;
 mod map;
 mod protect;
 mod remap;
+mod seal;
 
 use portolan::paging::Format;
 
@@ -105,12 +107,20 @@ calls! {
     file::PunchHole,
     file::Pwrite,
     file::Pread,
+    lock::Mlock2,
+    lock::Munlock,
+    lock::Mlockall,
+    lock::Munlockall,
+    seal::Mseal,
+    seal::AddSeals,
+    seal::RemapFilePages,
     limit::Setrlimit,
     fork::ForkShow,
     fork::ForkInto,
     fork::ForkHold,
     look::Memory,
     look::Counts,
+    look::Pagemap,
 }
 
 impl CallId {

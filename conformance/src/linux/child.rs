@@ -1,7 +1,7 @@
 //! The processes: one that waits for sequences and forks, and those that do one sequence each. Nothing here allocates, so that what a process
 //! has besides the sequence's mappings stays what it was.
 
-use super::procfs::{self, Line};
+use super::procfs;
 use super::shared::{Base, SharedSink, Slot};
 use super::{SLOTS, fault, sys};
 use crate::arena::{
@@ -10,7 +10,8 @@ use crate::arena::{
 use crate::files::{self, FILES, OBJECTS, Opened};
 use crate::later::{Fork, Later};
 use crate::op::User;
-use crate::trace::{Hash, Sink, Tag};
+use crate::smaps::{self, Line};
+use crate::trace::{Hash, LOCKED_BITS, PAGEMAP_BITS, Sink, Tag};
 
 const MOST_HELD: usize = 8;
 const MOST_AREAS: usize = 512;
@@ -76,7 +77,7 @@ fn wait_for(process: i32) -> i32 {
 fn fill_above() -> Option<u64> {
     let text = std::fs::read("/proc/self/maps").ok()?;
     let mut at = ARENA_END + PAGE;
-    let lines = text.split(|&byte| byte == b'\n').filter_map(procfs::line);
+    let lines = text.split(|&byte| byte == b'\n').filter_map(smaps::line);
     for line in lines {
         if line.start < ARENA_END + PAGE {
             return None;
@@ -311,6 +312,9 @@ impl Child {
             if later.counts {
                 self.look_at_counts();
             }
+            if later.pagemap {
+                self.look_at_pagemap();
+            }
             if later.fork.is_some_and(|kind| !self.fork(kind)) {
                 break;
             }
@@ -369,6 +373,7 @@ impl Child {
     fn end(&mut self) {
         self.look_at_counts();
         self.look_at_maps();
+        self.look_at_pagemap();
         self.look_at_memory();
         self.look_at_counts();
         for n in 0..core::mem::take(&mut self.holds) {
@@ -417,41 +422,57 @@ impl Child {
         let (now, base) = (self.now(), self.base);
         let at = self.sink.open(Tag::Counts);
         self.sink.push(now.total.wrapping_sub(base.total));
-        self.sink.push(now.lockable);
+        self.sink.push(now.lockable & LOCKED_BITS);
         self.sink.push(now.data.wrapping_sub(base.data));
         self.sink.push(now.stack.wrapping_sub(base.stack));
         self.sink.push(now.exec.wrapping_sub(base.exec));
         self.sink.close(at);
-        self.look_at_rss();
+        self.look_at_smaps();
     }
 
-    fn look_at_rss(&mut self) {
+    fn look_at_smaps(&mut self) {
         let mut sink = self.sink;
         let text = self.read(b"/proc/self/smaps\0", procfs::has_arena_in_smaps);
-        let (mut rss, mut anonymous, mut inside) = (0, 0, false);
-        for text in text.split(|&byte| byte == b'\n') {
-            if let Some(line) = procfs::line(text) {
-                inside = procfs::is_inside(&line);
-            } else if inside && text.starts_with(b"Rss:") {
-                rss += procfs::field(text, b"Rss:") / (PAGE / 1024);
-            } else if inside && text.starts_with(b"Anonymous:") {
-                anonymous += procfs::field(text, b"Anonymous:") / (PAGE / 1024);
-            }
-        }
-        let at = sink.open(Tag::Rss);
-        sink.push(anonymous);
-        sink.push(rss - anonymous);
+        let at = sink.open(Tag::Smaps);
+        smaps::figures(text, ARENA_END, &mut sink);
         sink.close(at);
     }
 
-    fn look_at_memory(&mut self) {
+    fn look_at_pagemap(&mut self) {
         let mut areas = [(0, 0); MOST_AREAS];
+        let count = self.areas(&mut areas);
+        let fd = procfs::open(b"/proc/self/pagemap\0");
+        let at = self.sink.open(Tag::Pagemap);
+        for &(start, end) in &areas[..count] {
+            let mut words = [0u64; LOOKED_AT as usize];
+            let pages = ((end - start) / PAGE).min(LOOKED_AT);
+            let to = words.as_mut_ptr() as u64;
+            sys(
+                libc::SYS_pread64,
+                [fd as u64, to, pages * 8, start / PAGE * 8, 0, 0],
+            );
+            for word in &words[..pages as usize] {
+                self.sink.push(word & PAGEMAP_BITS);
+            }
+        }
+        self.sink.close(at);
+        sys(libc::SYS_close, [fd as u64, 0, 0, 0, 0, 0]);
+    }
+
+    /// Where the areas lie that the sequence has made.
+    fn areas(&self, areas: &mut [(u64, u64); MOST_AREAS]) -> usize {
         let text = self.read(b"/proc/self/maps\0", procfs::has_arena);
         let mut count = 0;
         for (area, Line { start, end, .. }) in areas.iter_mut().zip(procfs::areas(text)) {
             *area = (start, end);
             count += 1;
         }
+        count
+    }
+
+    fn look_at_memory(&mut self) {
+        let mut areas = [(0, 0); MOST_AREAS];
+        let count = self.areas(&mut areas);
         let at = self.sink.open(Tag::Memory);
         for &(start, end) in &areas[..count] {
             for page in 0..((end - start) / PAGE).min(LOOKED_AT) {

@@ -1,14 +1,16 @@
 //! What the library's side looks at, in the words of a trace.
 
-use portolan::addr::VirtAddr;
+use portolan::addr::{VirtAddr, VirtRange};
 use portolan::object::VmFlags;
 use portolan::paging::{Access, Format};
 use portolan::space::{Area, AreaName};
+use portolan::view::{ShowFrames, read_pagemap, write_smaps};
 
 use super::{Space, World};
-use crate::arena::{ARENA_END, BASE, LOOKED_AT, LOW_START};
+use crate::arena::{ARENA_END, BASE, LOOKED_AT};
 use crate::files::FILES;
-use crate::trace::{Hash, Name, Sink, Tag, area_words};
+use crate::smaps::{self, is_inside};
+use crate::trace::{Hash, LOCKED_BITS, Name, PAGEMAP_BITS, Sink, Tag, area_words};
 
 fn name_of(name: &AreaName<'_>) -> Name {
     match name {
@@ -34,12 +36,6 @@ fn words_of(area: &Area<'_>) -> [u64; 3] {
     area_words(start, end, perms, area.offset, name_of(&area.name))
 }
 
-/// Whether an area can be of the sequence's making.
-fn is_inside(area: &Area<'_>, arena_end: u64) -> bool {
-    let start = area.range.start().get();
-    start < arena_end && start != LOW_START
-}
-
 impl<F: Format> World<F> {
     /// Where the arena ends, in this format.
     fn arena_end(&self) -> u64 {
@@ -50,7 +46,7 @@ impl<F: Format> World<F> {
         let (end, sink) = (self.arena_end(), &mut self.sink);
         let at = sink.open(Tag::Maps);
         space.for_each_area(|area| {
-            if is_inside(area, end) {
+            if is_inside(area.range.start().get(), end) {
                 words_of(area).iter().for_each(|word| sink.push(*word));
             }
         });
@@ -58,29 +54,56 @@ impl<F: Format> World<F> {
     }
 
     pub(super) fn look_at_counts(&mut self, space: &Space<F>) {
-        let (counts, base, rss) = (space.counts(), self.base, space.rss());
+        let (counts, base) = (space.counts(), self.base);
         let sink = &mut self.sink;
         let at = sink.open(Tag::Counts);
         sink.push(counts.total.wrapping_sub(base.total));
-        sink.push(counts.locked);
+        sink.push(counts.locked & LOCKED_BITS);
         sink.push(counts.data.wrapping_sub(base.data));
         sink.push(counts.stack);
         sink.push(counts.exec);
         sink.close(at);
-        let at = sink.open(Tag::Rss);
-        sink.push(rss.anon);
-        sink.push(rss.file + rss.shmem);
-        sink.close(at);
+        self.look_at_smaps(space);
     }
 
-    pub(super) fn look_at_memory(&mut self, space: &Space<F>) {
-        let mut areas = Vec::new();
+    fn look_at_smaps(&mut self, space: &Space<F>) {
+        self.text.clear();
+        write_smaps(space, &mut self.text).expect("a string takes all");
         let end = self.arena_end();
+        let at = self.sink.open(Tag::Smaps);
+        smaps::figures(self.text.as_bytes(), end, &mut self.sink);
+        self.sink.close(at);
+    }
+
+    pub(super) fn look_at_pagemap(&mut self, space: &Space<F>) {
+        let at = self.sink.open(Tag::Pagemap);
+        for range in self.areas(space) {
+            let mut words = [0; LOOKED_AT as usize * 8];
+            let bytes = range.pages(F::GRANULE).min(LOOKED_AT) as usize * 8;
+            let offset = (range.start().get() >> F::GRANULE.shift()) * 8;
+            let read = read_pagemap(space, offset, &mut words[..bytes], ShowFrames::No);
+            assert_eq!(read, Ok(bytes), "pagemap of an area");
+            for word in words[..bytes].chunks_exact(8) {
+                let word = u64::from_ne_bytes(word.try_into().expect("eight bytes"));
+                self.sink.push(word & PAGEMAP_BITS);
+            }
+        }
+        self.sink.close(at);
+    }
+
+    /// Where the areas lie that the sequence has made.
+    fn areas(&self, space: &Space<F>) -> Vec<VirtRange> {
+        let (mut areas, end) = (Vec::new(), self.arena_end());
         space.for_each_area(|area| {
-            if is_inside(area, end) {
+            if is_inside(area.range.start().get(), end) {
                 areas.push(area.range);
             }
         });
+        areas
+    }
+
+    pub(super) fn look_at_memory(&mut self, space: &Space<F>) {
+        let areas = self.areas(space);
         let page = F::GRANULE.bytes();
         let mut bytes = vec![0; page as usize];
         let at = self.sink.open(Tag::Memory);

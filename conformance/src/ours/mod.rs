@@ -9,7 +9,7 @@ use std::sync::Arc;
 use portolan::addr::VirtAddr;
 use portolan::errno::Errno;
 use portolan::machine::{Machine, Settings};
-use portolan::object::{Cache, Commit, File, FileIdentity, FileMode, FileSpec};
+use portolan::object::{Cache, Commit, File, FileIdentity, FileMode, FileSpec, Seals};
 use portolan::paging::{Access, Format};
 use portolan::platform::CpuId;
 use portolan::sim::{Cpu, PageFault, Sim};
@@ -38,6 +38,7 @@ pub struct World<F: Format> {
     files: [Option<Arc<File<Sim<F>>>>; FILES.len()],
     held: Vec<Space<F>>,
     depth: u64,
+    text: String,
     /// What the process on Linux had at first, which a space here is given too.
     pub base: Base,
     /// Where is written what was seen.
@@ -65,6 +66,7 @@ fn object<F: Format>(
     number: usize,
 ) -> Result<Arc<Cache<Sim<F>>>, Errno> {
     let cache = Cache::anonymous_shared(machine, 0, Commit::Unreserved)?;
+    cache.allow_sealing(Seals::empty());
     let scale = F::GRANULE.bytes() / PAGE;
     for page in 0..files::SIZE.div_ceil(PAGE as usize) {
         let bytes = vec![files::content(number, page); F::GRANULE.bytes() as usize];
@@ -111,6 +113,7 @@ impl<F: Format> World<F> {
             files,
             held: Vec::new(),
             depth: 0,
+            text: String::new(),
             base,
             sink: Vec::new(),
             later: Later::default(),

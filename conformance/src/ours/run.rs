@@ -197,6 +197,9 @@ impl Runner<'_> {
         if later.counts {
             world.look_at_counts(space);
         }
+        if later.pagemap {
+            world.look_at_pagemap(space);
+        }
         if self.checks == Checks::Always || later.memory || later.counts {
             space.check()?;
         }
@@ -207,6 +210,7 @@ impl Runner<'_> {
     fn show<F: Format>(&self, world: &mut World<F>, space: &Space<F>) -> Result<(), String> {
         world.look_at_counts(space);
         world.look_at_maps(space);
+        world.look_at_pagemap(space);
         world.look_at_memory(space);
         world.look_at_counts(space);
         space.check().map_err(str::to_owned)
