@@ -2,9 +2,10 @@
 //! first store to a shared page of a file.
 
 use super::account::RssKind;
-use super::fault::{Attempt, FaultError, Step};
+use super::fault::{Attempt, FaultError, Rights, Step};
 use super::mm::Mm;
-use crate::paging::{Entry, Format, Leaf, LeafFlags};
+use crate::addr::VirtAddr;
+use crate::paging::{Access, Entry, Format, Leaf, LeafFlags};
 use crate::phys::{FrameKind, PageRef};
 use crate::platform::Platform;
 
@@ -58,6 +59,57 @@ impl<P: Platform> Mm<P> {
         new.into_raw();
         self.count_copy(from.as_ref());
         Ok(Step::Done)
+    }
+
+    /// Gives this space a page of its own in the place of an anonymous one that others map too, not writable yet: what a pinned page must be.
+    /// `gup_must_unshare`, FAULT_FLAG_UNSHARE.
+    ///
+    /// # Errors
+    /// No frame.
+    pub(super) fn unshare(&self, addr: VirtAddr) -> Result<(), FaultError> {
+        let phys = self.machine.phys();
+        loop {
+            let state = self.state.read();
+            let Some(vma) = state.vmas.get(addr.get()).filter(|vma| vma.is_cow()) else {
+                return Ok(());
+            };
+            let Some((leaf, from)) = self.shared_anonymous(addr) else {
+                return Ok(());
+            };
+            let attempt = Attempt {
+                vma,
+                addr,
+                access: Access::Read,
+                rights: Rights::Checked,
+                state: Some(&state),
+            };
+            let new = phys.alloc(FrameKind::Anon)?;
+            new.copy_from(&from);
+            let fresh = Leaf {
+                frame: new.pfn(),
+                flags: attempt.fresh_flags(),
+                cache: leaf.cache,
+            };
+            if self.put_copy(&attempt, leaf, fresh) {
+                new.into_raw();
+                self.count_copy(Some(&from));
+                return Ok(());
+            }
+        }
+    }
+
+    /// The entry of the page at `addr` and its page, if that is an anonymous one which others map too.
+    fn shared_anonymous(&self, addr: VirtAddr) -> Option<(Leaf, PageRef<P>)> {
+        let phys = self.machine.phys();
+        let _guard = self.machine.pin();
+        let table = self.table.locked_leaf(phys, addr)?;
+        let Entry::Present(leaf) = table.get(P::Format::index(0, addr.get())) else {
+            return None;
+        };
+        let page = phys.get(leaf.frame)?;
+        // The entry's reference and the one just taken.
+        let shared = page.kind() == FrameKind::Anon && page.count() > 2;
+        shared.then_some((leaf, page))
     }
 
     /// Puts a copy in the place of `old` if that still stands there. No CPU reads the old page after another has written to the new one: the
