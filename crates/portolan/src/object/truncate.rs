@@ -96,7 +96,8 @@ impl<P: Platform> Cache<P> {
     /// Changes the size, with all sleeping locks but that of the mappings held.
     fn resize(&self, bytes: u64) {
         let old = self.size();
-        if bytes >= old {
+        // Cutting to the same size cuts the last page, too.
+        if bytes > old {
             // Shared memory keeps what stores through a mapping left behind its end, as in Linux.
             if self.past_end == PastEnd::Zeroed {
                 self.zero_tail(old, u64::MAX);

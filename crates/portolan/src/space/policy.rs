@@ -469,6 +469,11 @@ impl<P: Platform> MmUser<P> {
         if flags & F_NODE == 0 {
             return Ok((policy.map_or(0, Mempolicy::mode), nodes));
         }
+        // A page that is there and can be read is found without asking what its area allows (`get_user_pages_fast`).
+        let is_there = || self.page_node(addr) == 0;
+        if flags & F_ADDR != 0 && is_there() && self.translate(addr, Access::Read).is_some() {
+            return Ok((0, nodes));
+        }
         if flags & F_ADDR != 0 {
             self.with_remote(addr, Access::Read, Rights::Checked, |_| ())?;
         } else if !policy.is_some_and(Mempolicy::interleaves) {
