@@ -78,7 +78,12 @@ fn marks_pages_used(op: &Op) -> bool {
     match op.call {
         CallId::Mmap => op.args[3] & 0xa000 != 0,
         CallId::Madvise => matches!(op.args[2], 8 | 20 | 22 | 23),
-        CallId::Mlock2 | CallId::Mlockall => true,
+        CallId::ProcessMadvise => matches!(op.args[4], 8 | 20 | 22 | 23),
+        CallId::Mlock2
+        | CallId::Mlockall
+        | CallId::ProcessVmReadv
+        | CallId::ProcessVmWritev
+        | CallId::GetMempolicy => true,
         _ => false,
     }
 }

@@ -106,7 +106,13 @@ fn is_contained(op: &Op) -> bool {
         | CallId::Munlock
         | CallId::Mseal
         | CallId::RemapFilePages
+        | CallId::Mbind
+        | CallId::SetHomeNode
         | CallId::Msync => reaches(a[0], a[1]),
+        CallId::ProcessVmReadv | CallId::ProcessVmWritev => {
+            reaches(a[1], a[2]) && reaches(a[3], a[4])
+        }
+        CallId::ProcessMadvise => reaches(a[0], a[1]) && reaches(a[2], a[3]),
         CallId::Fill => reaches(a[0], a[1] * PAGE),
         _ => true,
     }

@@ -64,6 +64,9 @@ pub fn number(text: &[u8]) -> u64 {
 
 /// Takes a line of maps (or the first of an area in smaps) apart; `None` for another line.
 pub fn line(text: &[u8]) -> Option<Line> {
+    // The names of figures begin with capitals.
+    text.first()
+        .filter(|byte| byte.is_ascii_digit() || byte.is_ascii_lowercase())?;
     let mut words = text
         .split(|&byte| byte == b' ')
         .filter(|word| !word.is_empty());

@@ -10,7 +10,7 @@ use crate::linux::{Child, sys};
 use crate::ours::{Space, World};
 use crate::trace::Sink;
 
-const ADVICE: Names = &[
+pub(super) const ADVICE: Names = &[
     ("MADV_NORMAL", 0),
     ("MADV_RANDOM", 1),
     ("MADV_SEQUENTIAL", 2),

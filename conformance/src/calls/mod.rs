@@ -10,6 +10,8 @@ mod limit;
 mod lock;
 mod look;
 mod map;
+mod policy;
+mod process;
 mod protect;
 mod remap;
 mod seal;
@@ -114,6 +116,12 @@ calls! {
     seal::Mseal,
     seal::AddSeals,
     seal::RemapFilePages,
+    process::ProcessVmReadv,
+    process::ProcessVmWritev,
+    process::ProcessMadvise,
+    policy::Mbind,
+    policy::GetMempolicy,
+    policy::SetHomeNode,
     limit::Setrlimit,
     fork::ForkShow,
     fork::ForkInto,

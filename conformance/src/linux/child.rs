@@ -271,6 +271,14 @@ impl Child {
         self.files.get(file as usize).copied().unwrap_or(-1)
     }
 
+    /// This process, or the first child that waits.
+    pub fn process(&self, held: bool) -> i32 {
+        match held && self.holds != 0 {
+            true => self.held[0].0,
+            false => sys(libc::SYS_getpid, [0; 6]) as i32,
+        }
+    }
+
     /// What it has now, as `status` says; `lockable` stands for what is locked.
     fn now(&mut self) -> Base {
         let text = self.read(b"/proc/self/status\0", |_| false);

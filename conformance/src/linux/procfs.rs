@@ -4,12 +4,15 @@ use super::sys;
 use crate::arena::{ARENA_END, PAGE};
 use crate::smaps::{Line, is_inside, line, number};
 
+/// How much of a file is asked for at a time: the kernel makes up lines until it has so much, and most of those would be the tester's own.
+const CHUNK: usize = 600;
+
 /// Reads a file from its start into `buffer`, until `enough` says so or it ends.
 pub(super) fn read_while(fd: i32, buffer: &mut [u8], enough: impl Fn(&[u8]) -> bool) -> &[u8] {
     let mut done = 0;
     while done < buffer.len() {
         let rest = &mut buffer[done..];
-        let (at, len) = (rest.as_mut_ptr() as u64, rest.len().min(4096) as u64);
+        let (at, len) = (rest.as_mut_ptr() as u64, rest.len().min(CHUNK) as u64);
         let read = sys(libc::SYS_pread64, [fd as u64, at, len, done as u64, 0, 0]);
         if read <= 0 {
             break;

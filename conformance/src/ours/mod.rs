@@ -133,6 +133,7 @@ impl<F: Format> World<F> {
         limits.may_lock_any.store(root, Ordering::Relaxed);
         limits.may_map_low.store(root, Ordering::Relaxed);
         limits.admin.store(root, Ordering::Relaxed);
+        limits.nice.store(root, Ordering::Relaxed);
         let mm = Mm::new(&self.machine, config)?;
         mm.activate(CpuId(0));
         self.fill_above(&mm)?;
@@ -203,6 +204,12 @@ impl<F: Format> World<F> {
     pub fn cache(&self, file: u64) -> &Arc<Cache<Sim<F>>> {
         let kind = FILES[file as usize % FILES.len()].expect("a file");
         &self.objects[kind.object]
+    }
+
+    /// This space, or that of the first child that waits.
+    pub fn process(&self, space: &Space<F>, held: bool) -> Space<F> {
+        let first = self.held.first().filter(|_| held);
+        first.unwrap_or(space).clone()
     }
 
     /// Does an access until it goes through or ends in a signal: its result, and where it faulted.
