@@ -311,6 +311,10 @@ pub fn set_space_limits(space: &Limits, limits: &ResourceLimits) {
     };
     set(&space.address_space, RLIMIT_AS);
     set(&space.data, RLIMIT_DATA);
+    let data = limits.0[RLIMIT_DATA].hard;
+    space
+        .data_hard
+        .store(data, core::sync::atomic::Ordering::Relaxed);
     set(&space.stack, RLIMIT_STACK);
     set(&space.memlock, RLIMIT_MEMLOCK);
 }

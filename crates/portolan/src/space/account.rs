@@ -20,6 +20,8 @@ pub struct Limits {
     pub address_space: AtomicU64,
     /// RLIMIT_DATA.
     pub data: AtomicU64,
+    /// The hard RLIMIT_DATA, which mappings are held to while the soft one is 0: Linux leaves this way open to Valgrind.
+    pub data_hard: AtomicU64,
     /// RLIMIT_STACK.
     pub stack: AtomicU64,
     /// RLIMIT_MEMLOCK.
@@ -39,6 +41,7 @@ impl Default for Limits {
         Self {
             address_space: AtomicU64::new(UNLIMITED),
             data: AtomicU64::new(UNLIMITED),
+            data_hard: AtomicU64::new(UNLIMITED),
             stack: AtomicU64::new(8 << 20),
             memlock: AtomicU64::new(8 << 20),
             may_lock_any: AtomicBool::new(false),
@@ -57,6 +60,7 @@ impl Limits {
         Self {
             address_space: number(&self.address_space),
             data: number(&self.data),
+            data_hard: number(&self.data_hard),
             stack: number(&self.stack),
             memlock: number(&self.memlock),
             may_lock_any: right(&self.may_lock_any),
@@ -132,8 +136,11 @@ impl Counts {
                 .checked_add(pages)
                 .is_none_or(|sum| sum > limit.load(Ordering::Relaxed) / page)
         };
-        if over(self.total, &limits.address_space)
-            || is_data(flags) && over(self.data, &limits.data)
+        let data_limit = match limits.data.load(Ordering::Relaxed) {
+            0 => &limits.data_hard,
+            _ => &limits.data,
+        };
+        if over(self.total, &limits.address_space) || is_data(flags) && over(self.data, data_limit)
         {
             return Err(Errno::ENOMEM);
         }

@@ -94,7 +94,7 @@ impl<P: Platform> MmUser<P> {
     ///
     /// # Errors
     /// - `EINVAL`: unaligned, a length that overflows, an advice that is unknown or not built, or one that the area cannot take.
-    /// - `ENOMEM`: a hole (the rest is advised all the same), or no heap. `EACCES`: REMOVE on what is not shared and writable.
+    /// - `ENOMEM`: a hole (the rest is advised all the same), or no frame. `EAGAIN`: too many mappings, or no heap. `EACCES`: REMOVE on what is not shared and writable.
     /// - `EPERM`: a discard in a sealed read-only mapping. `EFAULT`: POPULATE_* met SIGBUS.
     pub fn madvise(&self, addr: VirtAddr, len: u64, advice: u32) -> Result<(), Errno> {
         let granule = P::Format::GRANULE;
@@ -125,7 +125,7 @@ impl<P: Platform> MmUser<P> {
     /// `mm/madvise.c: madvise_set_anon_name`. The caller has checked the length and the letters of the name.
     ///
     /// # Errors
-    /// `EINVAL`: unaligned, or the range overflows. `ENOMEM`: a hole (the rest is named all the same), or no heap. `EBADF`: memory of a file.
+    /// `EINVAL`: unaligned, or the range overflows. `ENOMEM`: a hole (the rest is named all the same). `EAGAIN`: too many mappings, or no heap. `EBADF`: memory of a file.
     pub fn set_anon_name(
         &self,
         addr: VirtAddr,
@@ -152,7 +152,7 @@ impl<P: Platform> MmUser<P> {
                 return Ok(());
             }
             fields.name = name.clone();
-            self.modify(state, fields)
+            self.modify(state, fields).map_err(try_again)
         })
     }
 
@@ -208,7 +208,7 @@ impl<P: Platform> MmUser<P> {
         }
         let mut fields = vma.fields().cut(part);
         fields.flags = changed;
-        self.modify(state, fields)
+        self.modify(state, fields).map_err(try_again)
     }
 
     /// Advice that leaves areas as they are, under the mmap lock for reading.
@@ -358,5 +358,13 @@ impl<P: Platform> MmUser<P> {
             Some(cache) => cache.punch_hole(first..first.saturating_add(pages)),
             None => Err(Errno::EINVAL),
         }
+    }
+}
+
+/// Too many mappings, and no heap, are EAGAIN to those who advise on flags and names. `madvise_vma_behavior`.
+fn try_again(error: Errno) -> Errno {
+    match error {
+        Errno::ENOMEM => Errno::EAGAIN,
+        other => other,
     }
 }

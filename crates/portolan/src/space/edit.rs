@@ -174,7 +174,8 @@ impl<P: Platform> MmUser<P> {
     /// Page-table entries are the caller's. `vma_modify`.
     ///
     /// # Errors
-    /// `ENOMEM`: too many mappings, or no heap; nothing has changed.
+    /// `ENOMEM`: too many mappings, or no heap; nothing has changed, but that an area which was to be split twice with room for one more is split where
+    /// `part` starts, as in Linux.
     pub(crate) fn modify(
         &self,
         state: &mut MmState<P>,
@@ -209,7 +210,14 @@ impl<P: Platform> MmUser<P> {
         if part.end() < old.range.end() {
             edit.add(old.cut(range(part.end(), old.range.end())))?;
         }
-        self.check_map_count(state, edit.len(), gone)?;
+        if let Err(error) = self.check_map_count(state, edit.len(), gone) {
+            let splits_twice = edit.len() == MOST;
+            drop(edit);
+            if splits_twice && self.check_map_count(state, 2, 1).is_ok() {
+                self.split_ends(state, range(part.start(), old.range.end()));
+            }
+            return Err(error);
+        }
         state.vmas.reserve(edit.len(), self.machine.fail_point())?;
         let more = edit.len().saturating_sub(gone);
         let replaced = edit.commit(state, hull);
