@@ -227,26 +227,31 @@ impl<P: Platform> Machine<P> {
         Ok(())
     }
 
-    /// Asks for frames back, with the least effort that brings any; returns how many. May sleep; no spin lock may be held, no read-side section
+    /// Asks for frames back, with no more effort than brings some; returns how many. May sleep; no spin lock may be held, no read-side section
     /// entered, and no lock of a cache but that of its contents. `try_to_free_pages`.
     pub fn reclaim(&self) -> u64 {
-        let ask = |effort| {
-            let all = self.0.shrinkers.read();
-            let mut freed = 0;
-            for shrinker in all.iter().filter_map(Weak::upgrade) {
-                freed += shrinker.shrink(effort, RECLAIM_BATCH - freed);
-                if freed >= RECLAIM_BATCH {
-                    break;
-                }
+        let mut freed = self.shrink(Effort::Unused, RECLAIM_BATCH);
+        // A few would soon be used up, and looking for them again costs as much.
+        if freed < RECLAIM_BATCH / 4 {
+            freed += self.shrink(Effort::Mapped, RECLAIM_BATCH);
+        }
+        if freed == 0 {
+            freed = self.shrink(Effort::Dirty, RECLAIM_BATCH);
+        }
+        freed
+    }
+
+    /// Asks the shrinkers in turn for `most` frames. `shrink_slab`.
+    fn shrink(&self, effort: Effort, most: u64) -> u64 {
+        let all = self.0.shrinkers.read();
+        let mut freed = 0;
+        for shrinker in all.iter().filter_map(Weak::upgrade) {
+            freed += shrinker.shrink(effort, most - freed);
+            if freed >= most {
+                break;
             }
-            freed
-        };
-        let efforts = [Effort::Unused, Effort::Mapped, Effort::Dirty];
-        efforts
-            .into_iter()
-            .map(ask)
-            .find(|&freed| freed != 0)
-            .unwrap_or(0)
+        }
+        freed
     }
 
     /// Does `work`, again and again while it runs out of memory and some can be reclaimed. On the conditions of [`Machine::reclaim`].
