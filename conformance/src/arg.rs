@@ -81,6 +81,10 @@ pub fn read_arg(kind: Kind, text: &str) -> Result<u64, String> {
         Kind::Flags(names) | Kind::Choice(names) => names,
         _ => &[],
     };
+    // A choice may itself be written as several names.
+    if let Some((_, bits)) = names.iter().find(|(name, _)| *name == text.trim()) {
+        return Ok(*bits);
+    }
     let mut value = 0u64;
     for part in text.split('|').map(str::trim) {
         let named = names.iter().find(|(name, _)| *name == part);

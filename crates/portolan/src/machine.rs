@@ -103,6 +103,9 @@ type Shrinkers<P> = lock_api::RwLock<<P as Platform>::RawRwLock, Vec<Weak<dyn Sh
 /// Frames that are asked back at a time: enough that the looking around pays.
 const RECLAIM_BATCH: u64 = 128;
 
+/// How often in a row work is tried again after less than a batch came back. `MAX_RECLAIM_RETRIES`.
+const RECLAIM_RETRIES: u32 = 16;
+
 struct Inner<P: Platform> {
     settings: Settings,
     epoch: Domain,
@@ -227,34 +230,26 @@ impl<P: Platform> Machine<P> {
         Ok(())
     }
 
-    /// Asks for frames back, with no more effort than brings some; returns how many. May sleep; no spin lock may be held, no read-side section
-    /// entered, and no lock of a cache but that of its contents. `try_to_free_pages`.
+    /// Asks for a batch of frames back, with no more effort than that takes; returns how many it got, 0 when there is nothing to be had. May sleep; no spin
+    /// lock may be held, no read-side section entered, and no lock of a cache but that of its contents. `try_to_free_pages`.
+    ///
+    /// It does not stop at the first frame: who needs two at once, a page and a table to map it by, would lose the one to the other for ever.
     pub fn reclaim(&self) -> u64 {
-        let mut freed = self.shrink(Effort::Unused, RECLAIM_BATCH);
-        // A few would soon be used up, and looking for them again costs as much.
-        if freed < RECLAIM_BATCH / 4 {
-            freed += self.shrink(Effort::Mapped, RECLAIM_BATCH);
-        }
-        if freed == 0 {
-            freed = self.shrink(Effort::Dirty, RECLAIM_BATCH);
-        }
-        freed
-    }
-
-    /// Asks the shrinkers in turn for `most` frames. `shrink_slab`.
-    fn shrink(&self, effort: Effort, most: u64) -> u64 {
-        let all = self.0.shrinkers.read();
         let mut freed = 0;
-        for shrinker in all.iter().filter_map(Weak::upgrade) {
-            freed += shrinker.shrink(effort, most - freed);
-            if freed >= most {
-                break;
+        for effort in [Effort::Unused, Effort::Mapped, Effort::Dirty] {
+            let all = self.0.shrinkers.read();
+            for shrinker in all.iter().filter_map(Weak::upgrade) {
+                freed += shrinker.shrink(effort, RECLAIM_BATCH - freed);
+                if freed >= RECLAIM_BATCH {
+                    return freed;
+                }
             }
         }
         freed
     }
 
-    /// Does `work`, again and again while it runs out of memory and some can be reclaimed. On the conditions of [`Machine::reclaim`].
+    /// Does `work`, again and again while it runs out of memory and some can be reclaimed. On the conditions of [`Machine::reclaim`]. What cannot be done with the
+    /// little that reclaim brings is given up after some tries. `__alloc_pages_slowpath`, `should_reclaim_retry`.
     ///
     /// # Errors
     /// What `work` answers in the end.
@@ -262,10 +257,16 @@ impl<P: Platform> Machine<P> {
         &self,
         mut work: impl FnMut() -> Result<T, E>,
     ) -> Result<T, E> {
+        let mut tries = RECLAIM_RETRIES;
         loop {
-            match work() {
-                Err(error) if error == E::from(OutOfMemory) && self.reclaim() != 0 => {}
-                done => return done,
+            let done = work();
+            if tries == 0 || !matches!(&done, Err(error) if *error == E::from(OutOfMemory)) {
+                return done;
+            }
+            match self.reclaim() {
+                0 => return done,
+                freed if freed < RECLAIM_BATCH => tries -= 1,
+                _ => tries = RECLAIM_RETRIES,
             }
         }
     }

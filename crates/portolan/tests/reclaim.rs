@@ -9,12 +9,15 @@ over_formats!(
     what_was_written_reaches_the_file_first,
     fork_reclaims_for_its_tables,
     two_threads_share_too_little_memory,
+    a_page_and_its_table_are_found_at_once,
+    what_is_not_enough_is_out_of_memory,
 );
 
 mod generic {
     use super::common::*;
     use portolan::addr::VirtAddr;
     use portolan::paging::{Access, Format};
+    use portolan::phys::{FrameKind, PageRef};
     use portolan::platform::CpuId;
     use portolan::sim::Sim;
     use portolan::space::{FaultError, Map, MapRequest, MmUser, Prot};
@@ -152,6 +155,56 @@ mod generic {
         (0..200).for_each(|n| assert_eq!(peek(&mm, plus::<F>(shown, n)), 3 ^ n as u8));
         mm.check().unwrap();
         drop((mm, request));
+        world.finish();
+    }
+
+    /// Takes every free frame.
+    fn take_all<F: Format>(world: &World<F>) -> Vec<PageRef<Sim<F>>> {
+        let phys = world.machine.phys();
+        std::iter::from_fn(|| phys.alloc(FrameKind::Kernel).ok()).collect()
+    }
+
+    /// A read-only shared mapping of a file of `pages` pages, placed by `at`.
+    fn map_file<F: Format>(world: &World<F>, mm: &MmUser<Sim<F>>, pages: u64, at: u64) -> VirtAddr {
+        let file = world.file(&numbered::<F>(pages));
+        file.cache().unwrap().set_read_ahead(0);
+        let request = MapRequest::file(file, pages * page::<F>(), Prot::READ, Map::SHARED);
+        mm.mmap(&request.fixed(VirtAddr::new(at))).unwrap()
+    }
+
+    /// A fault that needs a page and the tables for it, when nothing is free and one page is cached and not mapped: what it reads in must not
+    /// be given up for the tables over and over.
+    pub fn a_page_and_its_table_are_found_at_once<F: Format>() {
+        let world = small::<F>(512);
+        let mm = world.space();
+        let shown = map_file(&world, &mm, 64, 1 << 36);
+        let far = map_file(&world, &mm, 1, 1 << 35);
+        (0..64).for_each(|n| assert_eq!(peek(&mm, plus::<F>(shown, n)), n as u8));
+        mm.munmap(plus::<F>(shown, 63), page::<F>()).unwrap();
+        let held = take_all(&world);
+        assert_eq!(world.machine.phys().free_frames(), 0);
+        assert_eq!(peek(&mm, far), 0);
+        drop(held);
+        (0..63).for_each(|n| assert_eq!(peek(&mm, plus::<F>(shown, n)), n as u8));
+        mm.check().unwrap();
+        drop(mm);
+        world.finish();
+    }
+
+    /// One frame can be had, again and again, and the fault needs more.
+    pub fn what_is_not_enough_is_out_of_memory<F: Format>() {
+        let world = small::<F>(512);
+        let mm = world.space();
+        let shown = map_file(&world, &mm, 1, 1 << 36);
+        let far = map_file(&world, &mm, 1, 1 << 35);
+        assert_eq!(peek(&mm, shown), 0);
+        mm.munmap(shown, page::<F>()).unwrap();
+        let held = take_all(&world);
+        let fault = mm.handle_fault(far, Access::Read);
+        assert_eq!(fault, Err(FaultError::OutOfMemory));
+        drop(held);
+        assert_eq!(peek(&mm, far), 0);
+        drop(mm);
         world.finish();
     }
 }
