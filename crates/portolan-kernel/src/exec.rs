@@ -291,6 +291,7 @@ fn new_space<E: Engine>(
         &config.limits.may_lock_any,
         &config.limits.may_map_low,
         &config.limits.admin,
+        &config.limits.nice,
     ] {
         right.store(root, core::sync::atomic::Ordering::Relaxed);
     }

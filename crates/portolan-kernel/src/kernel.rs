@@ -226,6 +226,7 @@ impl<E: Engine> Kernel<E> {
             fault: FaultInfo::default(),
             clear_tid: None,
             robust_list: (0, 0),
+            policy: None,
             exiting: None,
             call: None,
         }))

@@ -10,7 +10,7 @@ use core::time::Duration;
 use lock_api::{Mutex, RwLock};
 use portolan::addr::VirtAddr;
 use portolan::platform::Platform;
-use portolan::space::{CoreFilter, MmUser};
+use portolan::space::{CoreFilter, Mempolicy, MmUser};
 
 use crate::engine::{Engine, Kicker, Registers};
 use crate::fs::{FdTable, Place, SignalSets, Sleep};
@@ -55,6 +55,8 @@ pub struct Task<E: Engine> {
     pub clear_tid: Option<VirtAddr>,
     /// `set_robust_list`: head and length, 0 if none.
     pub robust_list: (u64, u64),
+    /// Its NUMA policy; `None` is the default. `mempolicy`.
+    pub policy: Option<Mempolicy>,
     /// This thread ends when it leaves the kernel.
     pub(crate) exiting: Option<ExitStatus>,
     /// The call under way, for how it restarts.
@@ -146,6 +148,8 @@ pub struct Process<E: Engine> {
     pub limits: Spin<E, ResourceLimits>,
     /// ITIMER_REAL: when it is due next (monotonic), and every how long after.
     pub alarm: Spin<E, Alarm>,
+    /// The `membarrier` commands that it has registered by. `membarrier_state`.
+    pub membarrier: AtomicU32,
     /// Minor and major faults. `min_flt`, `maj_flt`.
     pub faults: [AtomicU64; 2],
     exit: Spin<E, Option<ExitStatus>>,
@@ -181,6 +185,7 @@ impl<E: Engine> Process<E> {
             nice: AtomicI32::new(0),
             limits: Mutex::new(limits),
             alarm: Mutex::new(Alarm::default()),
+            membarrier: AtomicU32::new(0),
             faults: [AtomicU64::new(0), AtomicU64::new(0)],
             exit: Mutex::new(None),
         }

@@ -137,6 +137,10 @@ fn become_program<E: Engine>(
         .dumpable
         .store(1, core::sync::atomic::Ordering::Relaxed);
 
+    process
+        .membarrier
+        .store(0, core::sync::atomic::Ordering::Relaxed);
+
     let own = task.files.read().clone();
     let mut own = RwLock::new(own);
     drop(own.get_mut().close_on_exec());

@@ -15,7 +15,7 @@ use crate::fs::TaskOf;
 use crate::trace::Returns;
 
 /// The calls of this family.
-pub fn calls<E: Engine>() -> [Call<E>; 11] {
+pub fn calls<E: Engine>() -> [Call<E>; 12] {
     use Arg::{Advice, Fd, Hex, Int, Map, Pointer, Prot, Remap, Size, Sync};
     [
         call(
@@ -46,6 +46,12 @@ pub fn calls<E: Engine>() -> [Call<E>; 11] {
         call(nr!(brk), "brk", &[Pointer], brk).traced(Returns::Address),
         call(nr!(madvise), "madvise", &[Pointer, Size, Advice], madvise).traced(Returns::Number),
         call(nr!(msync), "msync", &[Pointer, Size, Sync], msync).traced(Returns::Number),
+        call(
+            nr!(cachestat),
+            "cachestat",
+            &[Fd, Pointer, Pointer, Hex],
+            super::cachestat::cachestat,
+        ),
         call(nr!(mincore), "mincore", &[Pointer, Size, Pointer], mincore).traced(Returns::Number),
     ]
 }

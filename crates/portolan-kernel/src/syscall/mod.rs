@@ -1,6 +1,7 @@
 //! System calls: the one table that says for each number its name, the kinds of its arguments and its handler. Dispatch, tracing and
 //! counting all read it. Not for: what a call does (a module per family).
 
+mod cachestat;
 mod context;
 pub mod dir;
 mod exec;
@@ -10,8 +11,10 @@ mod futex;
 mod info;
 pub mod ioctl;
 mod lock;
+mod membarrier;
 mod mm;
 mod names;
+mod numa;
 pub mod path;
 pub mod poll;
 mod prctl_mm;
@@ -184,6 +187,7 @@ impl<E: Engine> Table<E> {
         let mut table = Self(calls);
         table.add(mm::calls());
         table.add(lock::calls());
+        table.add(numa::calls());
         table.add(process_vm::calls());
         table.add(futex::calls());
         table.add(process::calls());

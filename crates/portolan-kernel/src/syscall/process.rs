@@ -72,7 +72,12 @@ pub fn calls<E: Engine>() -> [Call<E>; 28] {
         call(nr!(personality), "personality", &[Hex], personality),
         call(nr!(prctl), "prctl", &[Int, Hex, Hex, Hex, Hex], prctl),
         call(nr!(arch_prctl), "arch_prctl", &[Hex, Pointer], arch_prctl),
-        call(nr!(membarrier), "membarrier", &[Int, Hex, Int], membarrier),
+        call(
+            nr!(membarrier),
+            "membarrier",
+            &[Int, Hex, Int],
+            super::membarrier::membarrier,
+        ),
         call(nr!(sched_yield), "sched_yield", &[], |_| Ok(0)),
         call(nr!(setuid), "setuid", &[Int], |ctx| {
             same_id(ctx, ctx.kernel.identity.uid)
@@ -358,20 +363,6 @@ fn arch_prctl<E: Engine>(ctx: &mut SyscallContext<'_, E>) -> SyscallResult {
         _ => return Err(Errno::EINVAL),
     }
     Ok(0)
-}
-
-/// With one thread running at a time there is nobody to order against.
-fn membarrier<E: Engine>(ctx: &mut SyscallContext<'_, E>) -> SyscallResult {
-    /// GLOBAL, GLOBAL_EXPEDITED and PRIVATE_EXPEDITED with the calls that register for them.
-    const SUPPORTED: u32 = 1 | 2 | 4 | 8 | 16;
-    if ctx.uint(1) != 0 {
-        return Err(Errno::EINVAL);
-    }
-    match ctx.uint(0) {
-        0 => Ok(SUPPORTED.into()),
-        command if command.is_power_of_two() && command & SUPPORTED != 0 => Ok(0),
-        _ => Err(Errno::EINVAL),
-    }
 }
 
 fn getcpu<E: Engine>(ctx: &mut SyscallContext<'_, E>) -> SyscallResult {

@@ -26,6 +26,7 @@
 mod anon;
 mod backing;
 mod cache;
+mod cachestat;
 mod file;
 mod fill;
 mod flags;
@@ -43,6 +44,7 @@ mod tests;
 pub use anon::Commit;
 pub use backing::Backing;
 pub use cache::{Cache, MAX_BYTES, MappingsLocked};
+pub use cachestat::CacheStat;
 pub use file::{File, FileIdentity, FileMode, FileSpec};
 pub use flags::VmFlags;
 pub use mapping::{Mapper, Mapping, MappingId, MappingKind, Residency, ZapReason};
