@@ -135,6 +135,11 @@ fn sealed_memory_files() {
 }
 
 #[test]
+fn memory_files_and_their_holes() {
+    same("memfd", Link::Dynamic, &[]);
+}
+
+#[test]
 fn memory_of_a_process_and_its_places() {
     same("remote", Link::Dynamic, &[]);
 }

@@ -13,7 +13,6 @@ use alloc::vec::Vec;
 
 use portolan::addr::{Granule, VirtAddr};
 use portolan::errno::Errno;
-use portolan::machine::Machine;
 use portolan::object::File;
 use portolan::paging::Format;
 use portolan::platform::Platform;
@@ -252,12 +251,14 @@ impl<E: Engine> Dice<'_, E> {
 
 /// A fresh space with its bases placed. `setup_new_exec`, `arch_pick_mmap_layout`.
 fn new_space<E: Engine>(
-    machine: &Machine<E>,
+    kernel: &Kernel<E>,
     dice: &Dice<'_, E>,
     limits: &ResourceLimits,
     personality: u32,
-    root: bool,
 ) -> Result<MmUser<E>, Errno> {
+    let machine = &kernel.machine;
+    let root = kernel.identity.uid[1] == 0;
+    let legacy = &kernel.vfs.tunables().legacy_va_layout;
     let mut config = MmConfig {
         layout: Layout::new::<E::Format>(),
         limits: Limits::default(),
@@ -283,7 +284,7 @@ fn new_space<E: Engine>(
         guard,
         dice.pages(MMAP_RANDOM_BITS),
     );
-    if personality & ADDR_COMPAT_LAYOUT != 0 || stack == u64::MAX {
+    if personality & ADDR_COMPAT_LAYOUT != 0 || legacy.load(core::sync::atomic::Ordering::Relaxed) {
         config.layout.placement = Placement::BottomUp;
     }
     set_space_limits(&config.limits, limits);
@@ -377,8 +378,7 @@ impl<E: Engine> Found<E> {
             platform: kernel.engine(),
             on,
         };
-        let root = kernel.identity.uid[1] == 0;
-        let mm = new_space(&kernel.machine, &dice, limits, personality, root)?;
+        let mm = new_space(kernel, &dice, limits, personality)?;
 
         let strings = Strings {
             path: &self.name,

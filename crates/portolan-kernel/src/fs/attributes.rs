@@ -60,6 +60,7 @@ impl<P: Platform> Session<'_, P> {
             Object::Lower(_) => self.change_kept(stat, change),
             Object::Memory(node) => {
                 self.check_owner(&node.stat(), change)?;
+                node.check_change(change)?;
                 node.change(|stat| self.apply(stat, change));
                 Ok(())
             }

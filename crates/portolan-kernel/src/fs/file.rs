@@ -285,7 +285,14 @@ impl<P: Platform> OpenFile<P> {
             Body::Pipe(pipe) => self.waiting(session, || pipe.write(from)),
             Body::Event(event) => self.waiting(session, || event.write(from)),
             Body::Device(device) => device.write(from),
-            Body::Text(text) => text.write(session, from),
+            Body::Text(text) => {
+                let mut position = self.position.write();
+                let count = text.write(session, *position, from)?;
+                if text.is_setting() {
+                    *position += count as u64;
+                }
+                Ok(count)
+            }
             Body::Directory(_) | Body::Path(..) => Err(Errno::EBADF),
         }
     }
@@ -341,7 +348,7 @@ impl<P: Platform> OpenFile<P> {
             },
             Body::Regular(regular) => regular.write_at(session, offset, from),
             Body::Device(device) => device.write(from),
-            Body::Text(text) => text.write(session, from),
+            Body::Text(text) => text.write(session, offset, from),
             _ => Err(Errno::EBADF),
         }
     }
@@ -426,6 +433,10 @@ impl<P: Platform> OpenFile<P> {
                 regular.inode.write_back()?;
                 outer.seek(offset, whence)
             }
+            _ if regular.memory.is_some() => match whence {
+                abi::SEEK_DATA => regular.inode.cache().seek_data(at),
+                _ => regular.inode.cache().seek_hole(at),
+            },
             _ if whence == abi::SEEK_DATA => Ok(at),
             _ => Ok(size),
         }

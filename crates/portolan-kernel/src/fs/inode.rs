@@ -450,13 +450,6 @@ impl<P: Platform> Inode<P> {
     /// Those of the cache.
     pub fn zero(&self, offset: u64, end: u64) -> Result<(), Errno> {
         const ZEROS: [u8; 4096] = [0; 4096];
-        let page = Store::<P>::PAGE;
-        let whole = offset.div_ceil(page)..end / page;
-        if self.store.is_none() && whole.start < whole.end {
-            self.cache.punch_hole(whole.clone())?;
-            self.zero(offset, whole.start * page)?;
-            return self.zero(whole.end * page, end);
-        }
         let mut at = offset;
         while at < end {
             let part = &ZEROS[..(end - at).min(ZEROS.len() as u64) as usize];

@@ -7,9 +7,11 @@ use alloc::vec::Vec;
 use lock_api::RwLock;
 use portolan::errno::Errno;
 use portolan::object::Seals;
+use portolan::paging::Format;
 use portolan::platform::Platform;
 
 use super::Sleep;
+use super::attributes::Change;
 use super::inode::Inode;
 use crate::outside::{FileKind, Stat, Timestamp};
 
@@ -45,12 +47,28 @@ impl<P: Platform> MemoryNode<P> {
         match &self.contents {
             Contents::Regular(inode) => {
                 stat.size = inode.size();
-                stat.blocks = inode.size().div_ceil(4096) * 8;
+                stat.blocks = inode.cache().cached_pages() * (P::Format::GRANULE.bytes() / 512);
             }
             Contents::Target(target) => stat.size = target.len() as u64,
             Contents::Special => {}
         }
         stat
+    }
+
+    /// Whether the seals allow a change: F_SEAL_EXEC keeps who may execute it. `shmem_setattr`.
+    ///
+    /// # Errors
+    /// `EPERM`.
+    pub fn check_change(&self, change: Change) -> Result<(), Errno> {
+        let now = self.stat.read().mode;
+        match change {
+            Change::Mode(mode)
+                if (mode ^ now) & 0o111 != 0 && self.seals().contains(Seals::EXEC) =>
+            {
+                Err(Errno::EPERM)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Changes attributes.

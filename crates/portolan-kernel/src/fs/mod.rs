@@ -7,7 +7,7 @@
 //! | [`memory`], [`overlay`] | files and changes that exist only in memory |
 //! | [`pipe`] | pipes and event counters |
 //! | [mod@file], [`fdtable`], `map` | open files; descriptors; open files as the library maps them |
-//! | [`proc`], `render`, `pages`, [`dev`] | /proc and /dev |
+//! | [`proc`], `render`, `pages`, `meminfo`, `sysctl`, [`dev`] | /proc and /dev |
 //! | [`vfs`], [`outer`], [`names`], [`attributes`] | walking; opening; changing names; changing attributes |
 //! | [`view`] | a task as files see it |
 
@@ -18,6 +18,7 @@ pub mod fdtable;
 pub mod file;
 pub mod inode;
 mod map;
+mod meminfo;
 pub mod memory;
 pub mod names;
 pub mod outer;
@@ -28,6 +29,7 @@ pub mod pipe;
 pub mod poll;
 pub mod proc;
 mod render;
+mod sysctl;
 pub mod vfs;
 pub mod view;
 
@@ -37,6 +39,7 @@ pub use fdtable::{FdTable, OnExec, Place};
 pub use file::OpenFile;
 pub use pages::{pagemap_scan, procmap_query};
 pub use proc::{SignalSets, TaskView};
+pub use sysctl::Tunables;
 pub use vfs::{Session, Vfs, Writes};
 pub use view::{Boot, TaskOf};
 

@@ -15,6 +15,7 @@ use super::file::{Body, Directory, OpenFile, Position, Regular, Text};
 use super::inode::{Changes, Inode};
 use super::memory::{Contents, MemoryNode};
 use super::overlay::OVERLAY_DEV;
+use super::proc::ProcNode;
 use super::vfs::{Ending, Missing, Object, Session, Vfs, Walked};
 use super::{abi, path};
 use crate::outside::{AccessAs, FileKind, Follow, OuterFile, Outside, Stat};
@@ -212,6 +213,9 @@ impl<P: Platform> Session<'_, P> {
             }
             Object::Proc(node) => {
                 self.check_rights(stat, wanted_rights(flags))?;
+                if let ProcNode::Setting(setting) = node {
+                    setting.check_rights(self.vfs.identity.uid[1], wanted_rights(flags))?;
+                }
                 Body::Text(Text {
                     node: *node,
                     rendered: RwLock::new(Vec::new()),

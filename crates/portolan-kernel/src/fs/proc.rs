@@ -14,6 +14,7 @@ use portolan::space::MmUser;
 use super::fdtable::{OnExec, Place};
 use super::file::{OpenFile, Text};
 use super::path;
+use super::sysctl::Setting;
 use super::vfs::Session;
 use crate::outside::{DirEntry, FileKind, Stat, Timestamp, make_dev};
 
@@ -179,14 +180,6 @@ texts! {
     FileSystems in Root as b"filesystems", 0o444;
     /// Load.
     LoadAvg in Root as b"loadavg", 0o444;
-    /// vm.overcommit_memory.
-    OvercommitMemory in SysVm as b"overcommit_memory", 0o644;
-    /// vm.overcommit_ratio.
-    OvercommitRatio in SysVm as b"overcommit_ratio", 0o644;
-    /// vm.max_map_count.
-    MaxMapCount in SysVm as b"max_map_count", 0o644;
-    /// vm.mmap_min_addr.
-    MmapMinAddr in SysVm as b"mmap_min_addr", 0o644;
     /// kernel.osrelease.
     OsRelease in SysKernel as b"osrelease", 0o444;
     /// kernel.ostype.
@@ -222,6 +215,8 @@ pub enum ProcNode {
     Dir(Dir),
     /// A file.
     Text(TextFile),
+    /// A setting below /proc/sys/vm.
+    Setting(Setting),
     /// /proc/PID/fdinfo/N.
     FdInfo(u32),
     /// /proc/PID/fd/N.
@@ -310,6 +305,10 @@ impl ProcNode {
             }
             _ => {}
         }
+        if dir == Dir::SysVm {
+            let setting = Setting::named(name);
+            return setting.map(ProcNode::Setting).ok_or(Errno::ENOENT);
+        }
         let text = named(TEXTS, dir, name).map(ProcNode::Text);
         let found = text.or_else(|| named(DIRS, dir, name).map(ProcNode::Dir));
         found
@@ -371,13 +370,16 @@ impl ProcNode {
             ProcNode::Dir(Dir::Fd) => 0o040500,
             ProcNode::Dir(_) => 0o040555,
             ProcNode::Text(text) => 0o100000 | text.mode(),
+            ProcNode::Setting(setting) => 0o100000 | setting.mode(),
             ProcNode::FdInfo(_) => 0o100444,
             ProcNode::Fd(fd) => 0o120000 | fd_link_mode(session, fd),
             ProcNode::Link(_) => 0o120777,
         };
         let own = !matches!(
             self,
-            ProcNode::Root | ProcNode::Dir(Dir::Sys | Dir::SysVm | Dir::SysKernel | Dir::SysFs)
+            ProcNode::Root
+                | ProcNode::Setting(_)
+                | ProcNode::Dir(Dir::Sys | Dir::SysVm | Dir::SysKernel | Dir::SysFs)
         );
         let identity = session.vfs.identity();
         let (uid, gid) = if own {
@@ -415,6 +417,7 @@ impl ProcNode {
             ProcNode::Dir(dir) => 0x100 + dir as u64,
             ProcNode::Text(text) => 0x200 + text as u64,
             ProcNode::Link(link) => 0x300 + link as u64,
+            ProcNode::Setting(setting) => 0x400 + setting as u64,
             ProcNode::Fd(fd) => 0x1_0000_0000 + fd as u64,
             ProcNode::FdInfo(fd) => 0x2_0000_0000 + fd as u64,
         }
@@ -425,7 +428,7 @@ impl ProcNode {
         let entry = |name: &[u8], node: ProcNode| {
             let kind = match node {
                 ProcNode::Fd(_) | ProcNode::Link(_) => FileKind::Symlink,
-                ProcNode::Text(_) | ProcNode::FdInfo(_) => FileKind::Regular,
+                ProcNode::Text(_) | ProcNode::Setting(_) | ProcNode::FdInfo(_) => FileKind::Regular,
                 ProcNode::Root | ProcNode::Dir(_) => FileKind::Directory,
             };
             DirEntry {
@@ -458,6 +461,11 @@ impl ProcNode {
         let number = |number: u32| number.to_string().into_bytes();
         match dir {
             Dir::Root => entries.push(entry(&number(session.task.pid()), ProcNode::Dir(Dir::Task))),
+            Dir::SysVm => entries.extend(
+                Setting::ALL
+                    .iter()
+                    .map(|&setting| entry(setting.name(), ProcNode::Setting(setting))),
+            ),
             Dir::Threads => {
                 entries.push(entry(&number(session.task.tid()), ProcNode::Dir(Dir::Task)))
             }
@@ -491,6 +499,11 @@ fn fd_link_mode<P: Platform>(session: &Session<'_, P>, fd: u32) -> u32 {
 }
 
 impl<P: Platform> Text<P> {
+    /// Whether it is a setting: writing moves the position.
+    pub fn is_setting(&self) -> bool {
+        matches!(self.node, ProcNode::Setting(_))
+    }
+
     /// Reads: from the start it is rendered anew, from elsewhere the reader goes on in what it began.
     ///
     /// # Errors
@@ -503,6 +516,12 @@ impl<P: Platform> Text<P> {
     ) -> Result<usize, Errno> {
         if self.node == ProcNode::Text(TextFile::Pagemap) {
             return super::pages::read_pagemap(session, offset, into);
+        }
+        if let ProcNode::Setting(setting) = self.node {
+            let text = setting.read(session, offset);
+            let count = text.len().min(into.len());
+            into[..count].copy_from_slice(&text[..count]);
+            return Ok(count);
         }
         let mut rendered = self.rendered.write();
         if offset == 0 || rendered.is_empty() {
@@ -521,7 +540,15 @@ impl<P: Platform> Text<P> {
     ///
     /// # Errors
     /// `EINVAL`: not a number, or not one of its values. `EPERM`: cannot be changed.
-    pub fn write(&self, session: &Session<'_, P>, from: &[u8]) -> Result<usize, Errno> {
+    pub fn write(
+        &self,
+        session: &Session<'_, P>,
+        offset: u64,
+        from: &[u8],
+    ) -> Result<usize, Errno> {
+        if let ProcNode::Setting(setting) = self.node {
+            return setting.write(session, offset, from);
+        }
         let ProcNode::Text(file) = self.node else {
             return Err(Errno::EINVAL);
         };

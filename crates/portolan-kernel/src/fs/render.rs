@@ -3,12 +3,10 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt::Write;
-use core::sync::atomic::Ordering;
 use core::time::Duration;
 
 use portolan::addr::VirtAddr;
 use portolan::errno::Errno;
-use portolan::machine::Overcommit;
 use portolan::paging::Format;
 use portolan::platform::Platform;
 use portolan::space::MmUser;
@@ -28,6 +26,7 @@ use super::vfs::Session;
 pub fn render<P: Platform>(session: &Session<'_, P>, node: ProcNode) -> Result<Vec<u8>, Errno> {
     match node {
         ProcNode::Text(file) => text(session, file),
+        ProcNode::Setting(setting) => Ok(setting.read(session, 0)),
         ProcNode::FdInfo(fd) => fd_info(session, fd),
         _ => Err(Errno::EINVAL),
     }
@@ -35,7 +34,6 @@ pub fn render<P: Platform>(session: &Session<'_, P>, node: ProcNode) -> Result<V
 
 fn text<P: Platform>(session: &Session<'_, P>, file: TextFile) -> Result<Vec<u8>, Errno> {
     let names = &session.vfs.identity().names;
-    let settings = session.vfs.machine.settings();
     let line = |value: u64| {
         let mut text = String::new();
         let _ = writeln!(text, "{value}");
@@ -81,17 +79,13 @@ fn text<P: Platform>(session: &Session<'_, P>, file: TextFile) -> Result<Vec<u8>
             text.into_bytes()
         }
         TextFile::OomScore | TextFile::OomScoreAdj => line(0),
-        TextFile::MemInfo => mem_info(session)?.into_bytes(),
+        TextFile::MemInfo => super::meminfo::render(session)?.into_bytes(),
         TextFile::CpuInfo => outer(session, b"/proc/cpuinfo")?,
         TextFile::SystemStat => outer(session, b"/proc/stat")?,
         TextFile::Uptime => outer(session, b"/proc/uptime")?,
         TextFile::LoadAvg => outer(session, b"/proc/loadavg")?,
         TextFile::FileSystems => outer(session, b"/proc/filesystems")?,
         TextFile::Version => outer(session, b"/proc/version")?,
-        TextFile::OvercommitMemory => line(settings.overcommit() as u64),
-        TextFile::OvercommitRatio => line(settings.overcommit_ratio.load(Ordering::Relaxed)),
-        TextFile::MaxMapCount => line(settings.max_map_count.load(Ordering::Relaxed)),
-        TextFile::MmapMinAddr => line(settings.mmap_min_addr.load(Ordering::Relaxed)),
         TextFile::CorePattern => name_line(b"core"),
         TextFile::OsRelease => name_line(&names.release),
         TextFile::OsType => name_line(&names.sysname),
@@ -310,83 +304,16 @@ fn fd_info<P: Platform>(session: &Session<'_, P>, fd: u32) -> Result<Vec<u8>, Er
     .into_bytes())
 }
 
-fn mem_info<P: Platform>(session: &Session<'_, P>) -> Result<String, Errno> {
-    let machine = &session.vfs.machine;
-    let kilo = |pages: u64| pages << (P::Format::GRANULE.shift() - 10);
-    let (total, free) = (
-        kilo(machine.phys().total_frames()),
-        kilo(machine.phys().free_frames()),
-    );
-    let cached: u64 = session
-        .vfs
-        .inodes
-        .all()
-        .iter()
-        .map(|inode| inode.cache().cached_pages())
-        .sum();
-    let mm = mm(session)?;
-    let rss = mm.rss();
-    let rows = [
-        ("MemTotal", total),
-        ("MemFree", free),
-        ("MemAvailable", free.saturating_add(kilo(cached)).min(total)),
-        ("Buffers", 0),
-        ("Cached", kilo(cached)),
-        ("SwapCached", 0),
-        ("SwapTotal", 0),
-        ("SwapFree", 0),
-        ("AnonPages", kilo(rss.anon)),
-        ("Mapped", kilo(rss.file + rss.shmem)),
-        ("Shmem", kilo(rss.shmem)),
-        ("PageTables", mm.table_bytes() / 1024),
-        ("CommitLimit", kilo(machine.commit_limit_pages())),
-        ("Committed_AS", kilo(machine.committed_pages())),
-    ];
-    let mut text = String::new();
-    for (name, value) in rows {
-        let name = alloc::format!("{name}:");
-        let _ = writeln!(text, "{name:<15} {value:>8} kB");
-    }
-    for (name, value) in [("HugePages_Total", 0), ("HugePages_Free", 0)] {
-        let name = alloc::format!("{name}:");
-        let _ = writeln!(text, "{name:<15} {value:>7}");
-    }
-    let _ = writeln!(text, "Hugepagesize:   {:>8} kB", 2048);
-    Ok(text)
-}
-
 /// Writes to a file of /proc.
 ///
 /// # Errors
-/// `EINVAL`: not a number, or none of the values it has. `EPERM`: not the user's to change.
+/// `EINVAL`: not a number, none of the values it has, or not a file to be written. `EPERM`: not the user's to change.
 pub fn store<P: Platform>(
     session: &Session<'_, P>,
     file: TextFile,
     from: &[u8],
 ) -> Result<(), Errno> {
-    let settings = session.vfs.machine.settings();
-    let number = || {
-        let text = core::str::from_utf8(from).map_err(|_| Errno::EINVAL)?;
-        text.trim().parse::<u64>().map_err(|_| Errno::EINVAL)
-    };
     match file {
-        TextFile::OvercommitMemory => settings.set_overcommit(match number()? {
-            0 => Overcommit::Guess,
-            1 => Overcommit::Always,
-            2 => Overcommit::Never,
-            _ => return Err(Errno::EINVAL),
-        }),
-        TextFile::OvercommitRatio => settings
-            .overcommit_ratio
-            .store(number()?, Ordering::Relaxed),
-        TextFile::MaxMapCount => {
-            let count = number()?;
-            if count > i32::MAX as u64 {
-                return Err(Errno::EINVAL);
-            }
-            settings.max_map_count.store(count, Ordering::Relaxed);
-        }
-        TextFile::MmapMinAddr => settings.mmap_min_addr.store(number()?, Ordering::Relaxed),
         TextFile::ClearRefs => super::pages::clear_refs(session, from)?,
         TextFile::CoredumpFilter => super::pages::set_core_filter(session, from)?,
         TextFile::Comm => return Err(Errno::EPERM),

@@ -18,6 +18,7 @@ use super::memory::{Contents, MemoryNode};
 use super::overlay::{Known, Overlay};
 use super::path;
 use super::proc::{Link, ProcNode, TaskView};
+use super::sysctl::Tunables;
 use crate::outside::{
     DirEntry, FileKind, Follow, Identity, OuterFile, Outside, Stat, Timestamp, make_dev,
 };
@@ -66,6 +67,7 @@ pub struct Vfs<P: Platform> {
     pub(super) inodes: InodeTable<P>,
     pub(super) overlay: Option<Overlay<P>>,
     pub(super) identity: Identity,
+    pub(super) tunables: Tunables,
     numbers: AtomicU64,
     buffers: Sleep<P, Vec<Vec<u8>>>,
 }
@@ -83,6 +85,7 @@ impl<P: Platform> Vfs<P> {
             inodes: InodeTable::new(),
             overlay: (writes == Writes::Kept).then(Overlay::default),
             identity: outside.identity(),
+            tunables: Tunables::default(),
             numbers: AtomicU64::new(2),
             buffers: RwLock::new(Vec::new()),
         }
@@ -91,6 +94,11 @@ impl<P: Platform> Vfs<P> {
     /// The invoking user.
     pub fn identity(&self) -> &Identity {
         &self.identity
+    }
+
+    /// Settings under /proc/sys/vm that are this kernel's own.
+    pub fn tunables(&self) -> &Tunables {
+        &self.tunables
     }
 
     /// All inodes in use, for sync and for statistics.

@@ -3,6 +3,7 @@
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::sync::atomic::Ordering;
 
 use portolan::addr::VirtAddr;
 use portolan::errno::Errno;
@@ -273,11 +274,20 @@ fn memfd_create<E: Engine>(cx: &mut SyscallContext<'_, E>) -> SyscallResult {
     const NOEXEC_SEAL: u32 = 0x8;
     const EXEC: u32 = 0x10;
     const LONGEST_NAME: usize = 249;
-    let flags = cx.uint(1);
+    let mut flags = cx.uint(1);
     if flags & !(CLOEXEC | ALLOW_SEALING | NOEXEC_SEAL | EXEC) != 0
         || flags & (NOEXEC_SEAL | EXEC) == NOEXEC_SEAL | EXEC
     {
         return Err(Errno::EINVAL);
+    }
+    let vfs = cx.kernel.vfs();
+    // `check_sysctl_memfd_noexec`: what is not said follows the setting, and the strictest one allows nothing else.
+    let noexec = vfs.tunables().memfd_noexec.load(Ordering::Relaxed);
+    if flags & (NOEXEC_SEAL | EXEC) == 0 && noexec != 0 {
+        flags |= NOEXEC_SEAL;
+    }
+    if flags & NOEXEC_SEAL == 0 && noexec > 1 {
+        return Err(Errno::EACCES);
     }
     let too_long = |error| {
         if error == Errno::ENAMETOOLONG {
@@ -289,7 +299,6 @@ fn memfd_create<E: Engine>(cx: &mut SyscallContext<'_, E>) -> SyscallResult {
     let name = cx
         .read_cstr(cx.addr(0), LONGEST_NAME + 1)
         .map_err(too_long)?;
-    let vfs = cx.kernel.vfs();
     let number = vfs.new_number();
     let (permissions, seals) = match flags {
         _ if flags & NOEXEC_SEAL != 0 => (0o666, Seals::EXEC),

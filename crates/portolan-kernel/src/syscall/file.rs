@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 
 use portolan::addr::VirtAddr;
 use portolan::errno::Errno;
-use portolan::object::Seals;
+use portolan::object::{AllocatePastEnd, Cache};
 
 use super::context::MAX_RW_COUNT;
 use super::fd::{cwd, usable, view};
@@ -400,30 +400,48 @@ fn allocate<E: Engine>(
 ) -> Result<(), Errno> {
     let zeroes = mode & (abi::FALLOC_FL_PUNCH_HOLE | abi::FALLOC_FL_ZERO_RANGE) != 0;
     let size = file.inode.size();
-    if let Some(memory) = &file.memory {
-        let refused = match zeroes {
-            true => Seals::WRITE | Seals::FUTURE_WRITE,
-            false if end > size => Seals::GROW,
-            false => Seals::empty(),
-        };
-        if memory.seals().intersects(refused) {
-            return Err(Errno::EPERM);
+    if file.memory.is_some() {
+        allocate_memory(file.inode.cache(), mode, offset, end)?;
+    } else {
+        match &file.outer {
+            Some(outer) if session.vfs.writes() == Writes::Outside => {
+                file.inode.write_back()?;
+                outer.allocate(mode, offset, end - offset)?;
+                file.inode.revalidate(&outer.stat()?)?;
+            }
+            _ if end > size && mode & abi::FALLOC_FL_KEEP_SIZE == 0 => file.inode.truncate(end)?,
+            _ => {}
         }
-    }
-    match &file.outer {
-        Some(outer) if session.vfs.writes() == Writes::Outside => {
-            file.inode.write_back()?;
-            outer.allocate(mode, offset, end - offset)?;
-            file.inode.revalidate(&outer.stat()?)?;
+        if zeroes {
+            file.inode.zero(offset, end.min(size))?;
         }
-        _ if end > size && mode & abi::FALLOC_FL_KEEP_SIZE == 0 => file.inode.truncate(end)?,
-        _ => {}
-    }
-    if zeroes {
-        file.inode.zero(offset, end.min(size))?;
     }
     file.touched(session);
     Ok(())
+}
+
+/// A memory file; zeroing a range is for those only that stand for a file on a disk.
+fn allocate_memory<E: Engine>(
+    cache: &Cache<E>,
+    mode: u32,
+    offset: u64,
+    end: u64,
+) -> Result<(), Errno> {
+    let zeroes = mode & abi::FALLOC_FL_ZERO_RANGE != 0;
+    if zeroes && cache.is_tmpfs() {
+        return Err(Errno::EOPNOTSUPP);
+    }
+    if zeroes || mode & abi::FALLOC_FL_PUNCH_HOLE != 0 {
+        cache.punch_bytes(offset, end)?;
+    }
+    if mode & abi::FALLOC_FL_PUNCH_HOLE != 0 {
+        return Ok(());
+    }
+    let past_end = match mode & abi::FALLOC_FL_KEEP_SIZE {
+        0 => AllocatePastEnd::Grows,
+        _ => AllocatePastEnd::Keeps,
+    };
+    cache.allocate(offset, end - offset, past_end)
 }
 
 fn fsync<E: Engine>(cx: &mut SyscallContext<'_, E>) -> SyscallResult {

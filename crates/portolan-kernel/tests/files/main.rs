@@ -156,6 +156,12 @@ impl World {
         Ok(())
     }
 
+    /// Writes at an offset; how many bytes were taken.
+    fn write_at(&self, path: &str, offset: u64, data: &[u8]) -> Result<usize, Errno> {
+        let file = self.open(path, abi::O_WRONLY)?;
+        file.write_at(&self.session(), offset, data)
+    }
+
     fn names(&self, path: &str) -> Vec<String> {
         let file = self.open(path, abi::O_RDONLY | abi::O_DIRECTORY).unwrap();
         let mut names = Vec::new();
@@ -616,6 +622,38 @@ fn settings_can_be_changed() {
         Err(Errno::EINVAL)
     );
     assert_eq!(world.write("/proc/self/maps", 0, b"3"), Err(Errno::EINVAL));
+    world.finish();
+}
+
+/// The commit limit is a ratio or a number: setting one takes the other away. Only the first write to an open setting counts.
+#[test]
+fn settings_reach_the_machine() {
+    let world = World::new(Writes::Outside);
+    let machine = world.machine.clone();
+    let total = machine.phys().total_frames();
+    assert_eq!(machine.commit_limit_pages(), total / 2);
+    assert_eq!(
+        world.write_at("/proc/sys/vm/overcommit_kbytes", 0, b" 0x100 7"),
+        Ok(7)
+    );
+    assert_eq!(machine.commit_limit_pages(), 64);
+    assert_eq!(world.text("/proc/sys/vm/overcommit_ratio"), "0\n");
+    assert_eq!(
+        world.write_at("/proc/sys/vm/overcommit_ratio", 0, b"25"),
+        Ok(2)
+    );
+    assert_eq!(machine.commit_limit_pages(), total / 4);
+    assert_eq!(world.text("/proc/sys/vm/overcommit_kbytes"), "0\n");
+    assert_eq!(
+        world.write_at("/proc/sys/vm/overcommit_ratio", 1, b"75"),
+        Ok(2)
+    );
+    assert_eq!(world.text("/proc/sys/vm/overcommit_ratio"), "25\n");
+    assert_eq!(
+        world.write_at("/proc/sys/vm/overcommit_memory", 0, b"1\n"),
+        Ok(2)
+    );
+    assert_eq!(world.text("/proc/sys/vm/overcommit_memory"), "1\n");
     world.finish();
 }
 

@@ -165,6 +165,11 @@ impl<P: Platform> Cache<P> {
         self.backing.is_none()
     }
 
+    /// Whether it is a memory file as tmpfs has them, rather than one that stands for a file on a disk.
+    pub fn is_tmpfs(&self) -> bool {
+        self.is_shmem() && self.past_end == PastEnd::Kept
+    }
+
     /// Bytes. `i_size_read`.
     pub fn size(&self) -> u64 {
         self.size.load(Ordering::SeqCst)
@@ -183,18 +188,29 @@ impl<P: Platform> Cache<P> {
 
     /// The page at `index` if it is cached. Takes a spin lock for some ten instructions. `filemap_get_folio`.
     pub fn lookup(&self, index: u64) -> Option<PageRef<P>> {
-        self.pages.lock().get(index).cloned()
+        let pages = self.pages.lock();
+        let page = pages.get(index).filter(|page| !self.is_unused(page));
+        page.cloned()
+    }
+
+    /// Whether a page of this object was allocated ahead and is not used yet.
+    pub(super) fn is_unused(&self, page: &PageRef<P>) -> bool {
+        self.backing.is_none() && page.page().flags().contains(PageFlags::UNUSED)
     }
 
     /// The cached ones of `to.len()` pages from `first` on, each in its slot, under one hold of a spin lock: for mapping around a
     /// fault. What lies past the end of the object is the caller's to leave out. `filemap_map_pages`.
     pub fn lookup_run(&self, first: u64, to: &mut [Option<PageRef<P>>]) {
         self.pages.lock().get_run(first, to);
+        if self.backing.is_none() {
+            let unused = |page: &mut PageRef<P>| self.is_unused(page);
+            to.iter_mut().for_each(|slot| drop(slot.take_if(unused)));
+        }
     }
 
     /// Whether the page at `index` is cached. `mincore_page`.
     pub fn is_cached(&self, index: u64) -> bool {
-        self.pages.lock().get(index).is_some()
+        self.lookup(index).is_some()
     }
 
     /// Sets the byte of each of the pages from `first` on that is cached to 1, under one hold of a spin lock; costs no more than there are.
@@ -203,7 +219,8 @@ impl<P: Platform> Cache<P> {
         let pages = self.pages.lock();
         let mut at = first;
         while let Some(index) = pages.next(Tag::Present, at).filter(|&index| index < end) {
-            resident[(index - first) as usize] = 1;
+            let unused = pages.get(index).is_some_and(|page| self.is_unused(page));
+            resident[(index - first) as usize] = u8::from(!unused);
             at = index + 1;
         }
     }

@@ -8,7 +8,7 @@ use super::backing::Backing;
 use super::cache::Cache;
 use super::tree::{Spare, Tag};
 use crate::errno::Errno;
-use crate::phys::{FrameKind, OutOfMemory, PageRef, heap};
+use crate::phys::{FrameKind, OutOfMemory, PageFlags, PageRef, heap};
 use crate::platform::Platform;
 
 /// Reading ahead leaves this part of the machine's frames free.
@@ -38,6 +38,10 @@ impl<P: Platform> Cache<P> {
             return Err(Errno::ENXIO);
         }
         let Some(backing) = &self.backing else {
+            if let Some(page) = self.pages.lock().get(index) {
+                page.page().clear_flags(PageFlags::UNUSED);
+                return Ok(page.clone());
+            }
             let page = self.machine.phys().alloc_zeroed(FrameKind::Shmem)?;
             return Ok(self.insert(index, page)?);
         };
@@ -124,6 +128,7 @@ impl<P: Platform> Cache<P> {
             let need = {
                 let mut pages = self.pages.lock();
                 if let Some(first) = pages.get(index) {
+                    first.page().clear_flags(PageFlags::UNUSED);
                     return Ok(first.clone());
                 }
                 let need = pages.missing(index);

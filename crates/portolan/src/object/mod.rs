@@ -23,6 +23,7 @@
 //! else refers to it, or after its entries were zapped. [`Cache::truncations`] changes before and after, with a zap after each: a fault that
 //! compares it under the lock of the page-table page either sees the change or is swept.
 
+mod allocate;
 mod anon;
 mod backing;
 mod cache;
@@ -41,6 +42,7 @@ mod writeback;
 #[cfg(test)]
 mod tests;
 
+pub use allocate::AllocatePastEnd;
 pub use anon::Commit;
 pub use backing::Backing;
 pub use cache::{Cache, MAX_BYTES, MappingsLocked};

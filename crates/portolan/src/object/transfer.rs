@@ -143,9 +143,19 @@ impl<P: Platform> Cache<P> {
     /// Zeroes what the page in which the object ends has between `end` and `until`, if it is cached: stores through a mapping may have left
     /// something.
     pub(super) fn zero_tail(&self, end: u64, until: u64) {
-        let (index, within) = Self::locate(end);
-        let most = until.saturating_sub(end).min((Self::PAGE - within) as u64);
-        if within == 0 {
+        let (_, within) = Self::locate(end);
+        if within != 0 {
+            self.zero_part(end, until);
+        }
+    }
+
+    /// Zeroes the bytes from `start` to `until`, of one page at most, if it is cached.
+    pub(super) fn zero_part(&self, start: u64, until: u64) {
+        let (index, within) = Self::locate(start);
+        let most = until
+            .saturating_sub(start)
+            .min((Self::PAGE - within) as u64);
+        if most == 0 {
             return;
         }
         if let Some(page) = self.lookup(index) {

@@ -19,6 +19,8 @@ const BATCH: usize = 32;
 pub(super) enum Which {
     All,
     Clean,
+    /// Those that were allocated ahead and are not used yet.
+    Unused,
 }
 
 impl<P: Platform> Cache<P> {
@@ -51,7 +53,7 @@ impl<P: Platform> Cache<P> {
         Ok(())
     }
 
-    /// Gives up the pages in `range`, which read as zeros from now on; the size stays, and what lies past it is left out. Entries that map them go, private copies stay.
+    /// Gives up the pages in `range`, which read as zeros from now on; the size stays, and of a file what lies past it is left out. Entries that map them go, private copies stay.
     /// `truncate_pagecache_range`, `shmem_fallocate`.
     ///
     /// # Errors
@@ -59,9 +61,19 @@ impl<P: Platform> Cache<P> {
     pub fn punch_hole(&self, range: Range<u64>) -> Result<(), Errno> {
         let _contents = self.contents.write();
         self.check_write_seals(0)?;
+        self.punch_pages(range)
+    }
+
+    /// With the contents locked.
+    fn punch_pages(&self, range: Range<u64>) -> Result<(), Errno> {
         let _writing = self.writeback_lock.write();
         let _filling = self.fill_lock.write();
-        let range = range.start..range.end.min(self.size_in_pages());
+        // Memory may have been allocated past the end.
+        let end = match self.backing {
+            Some(_) => range.end.min(self.size_in_pages()),
+            None => range.end,
+        };
+        let range = range.start..end;
         if range.is_empty() {
             return Ok(());
         }
@@ -70,6 +82,30 @@ impl<P: Platform> Cache<P> {
         }
         self.remove(range, ZapReason::Hole, Which::All);
         Ok(())
+    }
+
+    /// Gives up the bytes from `offset` to `end` of a memory file: whole pages go as by [`Cache::punch_hole`], parts of pages that are there become
+    /// zeros. The size stays. `shmem_fallocate` with FALLOC_FL_PUNCH_HOLE.
+    ///
+    /// # Errors
+    /// `EOPNOTSUPP`: not memory alone. `EPERM`: sealed against writing. Nothing has changed then.
+    pub fn punch_bytes(&self, offset: u64, end: u64) -> Result<(), Errno> {
+        if !self.is_shmem() {
+            return Err(Errno::EOPNOTSUPP);
+        }
+        let _contents = self.contents.write();
+        self.check_write_seals(0)?;
+        let shift = Self::GRANULE.shift();
+        let whole = Self::GRANULE.pages(offset)..end >> shift;
+        if whole.is_empty() {
+            let middle = (whole.start << shift).clamp(offset, end.max(offset));
+            self.zero_part(offset, middle);
+            self.zero_part(middle, end);
+            return Ok(());
+        }
+        self.zero_part(offset, whole.start << shift);
+        self.zero_part(whole.end << shift, end);
+        self.punch_pages(whole)
     }
 
     /// The file was changed from outside and is `bytes` long now: clean pages go, to be read again, and so do all pages past the new end.
@@ -143,7 +179,12 @@ impl<P: Platform> Cache<P> {
         let mut at = range.start;
         for slot in batch {
             at = tree.next(Tag::Present, at).filter(|&at| at < range.end)?;
-            if which == Which::All || !tree.is_dirty(at) {
+            let goes = match which {
+                Which::All => true,
+                Which::Clean => !tree.is_dirty(at),
+                Which::Unused => tree.get(at).is_some_and(|page| self.is_unused(page)),
+            };
+            if goes {
                 *slot = tree.take(at);
             }
             at = at.checked_add(1)?;

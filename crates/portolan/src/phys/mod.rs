@@ -12,6 +12,7 @@
 mod block;
 mod buddy;
 mod bytes;
+mod census;
 pub mod heap;
 mod page;
 mod pageref;
@@ -22,6 +23,7 @@ mod tests;
 
 pub use block::{Block, Frames};
 pub use buddy::{MAX_ORDER, ORDERS};
+pub use census::Census;
 pub use heap::{FailPoint, OutOfMemory};
 pub use page::{FrameKind, Page, PageFlags};
 pub use pageref::PageRef;

@@ -75,6 +75,8 @@ bitflags::bitflags! {
         const POISON = 1 << 8;
         /// Freed lazily (MADV_FREE): reclaim may drop it while it is clean. The opposite of `PG_swapbacked`.
         const LAZY_FREE = 1 << 9;
+        /// Of shared memory, allocated ahead and neither mapped nor written since. The opposite of `PG_uptodate` of a folio that `fallocate` made.
+        const UNUSED = 1 << 10;
     }
 }
 

@@ -125,7 +125,8 @@ impl Layout {
             .saturating_add(pad)
             .clamp(MIN_STACK_GAP.min(most), most);
         let random = random.min(self.task_size / 8);
-        self.mmap_base = granule.round_down(self.task_size - gap - random);
+        let base = self.task_size - gap - random;
+        self.mmap_base = granule.round_up(base).unwrap_or(base);
         self.mmap_legacy_base = granule
             .round_up(self.task_size / 3 + random)
             .unwrap_or(self.task_size / 3);

@@ -1,5 +1,6 @@
 //! Tests of objects as a whole: byte ranges, truncation, holes, write-back and mappings against a model, one after the other and at once.
 
+mod allocate;
 mod concurrent;
 mod failures;
 mod mappings;
