@@ -47,9 +47,10 @@ pub struct World<F: Format> {
     pub later: Later,
 }
 
-/// A machine with the settings of the outer kernel.
-fn machine<F: Format>(host: &HostSettings) -> Machine<Sim<F>> {
-    let machine = Machine::new(Sim::<F>::new(MEMORY, 1), Settings::default());
+/// A machine with the settings of the outer kernel, and memory for `data` pages that `mlockall` may bring in besides what sequences use.
+fn machine<F: Format>(host: &HostSettings, data: u64) -> Machine<Sim<F>> {
+    let memory = MEMORY + (data * F::GRANULE.bytes()) as usize;
+    let machine = Machine::new(Sim::<F>::new(memory, 1), Settings::default());
     let machine = machine.expect("memory for a machine");
     let settings = machine.settings();
     settings

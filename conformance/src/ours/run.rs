@@ -37,6 +37,8 @@ pub trait Library: Send {
 pub struct Ours<F: Format> {
     host: HostSettings,
     machine: Option<Machine<Sim<F>>>,
+    /// Pages of data of its own that a process may have on that machine.
+    data: u64,
 }
 
 impl<F: Format> Ours<F> {
@@ -45,6 +47,7 @@ impl<F: Format> Ours<F> {
         Self {
             host,
             machine: None,
+            data: 0,
         }
     }
 }
@@ -72,8 +75,12 @@ fn keep_panics() {
 impl<F: Format> Library for Ours<F> {
     fn run(&mut self, sequence: &Sequence, base: Base, checks: Checks) -> Result<Vec<u64>, String> {
         keep_panics();
-        let machine = self.machine.take();
-        let machine = machine.unwrap_or_else(|| machine_of::<F>(&self.host));
+        // What the process on Linux has of its own depends on the tester's, which may grow.
+        let kept = self.machine.take().filter(|_| base.data <= self.data);
+        let machine = kept.unwrap_or_else(|| {
+            self.data = base.data;
+            machine::<F>(&self.host, base.data)
+        });
         QUIET.set(true);
         let result = catch_unwind(AssertUnwindSafe(|| {
             run_on(&machine, sequence, base, checks)
@@ -92,10 +99,6 @@ impl<F: Format> Library for Ours<F> {
             }
         }
     }
-}
-
-fn machine_of<F: Format>(host: &HostSettings) -> Machine<Sim<F>> {
-    machine::<F>(host)
 }
 
 /// One sequence, and what must hold when it is over.
