@@ -1,9 +1,6 @@
 //! What happens to a file behind its mappings: ftruncate, fallocate, pwrite, pread.
 
-use portolan::errno::Errno;
-use portolan::object::{Cache, Seals};
 use portolan::paging::Format;
-use portolan::sim::Sim;
 
 use super::{Call, number, unit};
 use crate::arena::PAGE;
@@ -73,7 +70,7 @@ impl Call for PunchHole {
 
     fn ours<F: Format>(world: &mut World<F>, _: &Space<F>, a: &Args) -> i64 {
         let (start, len) = (world.bytes(a[1]), world.bytes(a[2]));
-        unit(punch_hole::<F>(world.cache(a[0]), start, start + len))
+        unit(world.cache(a[0]).punch_bytes(start, start + len))
     }
 
     fn c(a: &Args) -> String {
@@ -83,32 +80,6 @@ impl Call for PunchHole {
             a[1], a[2]
         )
     }
-}
-
-/// What `fallocate` makes of bytes: whole pages go, parts of pages are zeroed where there are any. The rest is the library's.
-fn punch_hole<F: Format>(cache: &Cache<Sim<F>>, start: u64, end: u64) -> Result<(), Errno> {
-    if cache.seals().intersects(Seals::WRITE | Seals::FUTURE_WRITE) {
-        return Err(Errno::EPERM);
-    }
-    let page = F::GRANULE.bytes();
-    let (first, last) = (start.div_ceil(page), end / page);
-    if first < last {
-        cache.punch_hole(first..last)?;
-    }
-    let parts = match first <= last {
-        true => [start..first * page, last * page..end],
-        false => [start..end, end..end],
-    };
-    for part in parts.into_iter().filter(|part| !part.is_empty()) {
-        // Beyond the end of the file too, where stores through a mapping may have left something.
-        let index = part.start / page;
-        if let Some(cached) = cache.lookup(index) {
-            let within = (part.start % page) as usize;
-            cached.fill(within, (part.end - part.start) as usize, 0);
-            cache.mark_dirty(index);
-        }
-    }
-    Ok(())
 }
 
 const MOST: usize = 3 * PAGE as usize;

@@ -20,12 +20,6 @@ const TRANSFER: &[Arg] = &[
     arg("remote_len", Kind::Len),
 ];
 
-/// `process_vm_readv`, of one piece each. HELD is this process where none waits.
-pub struct ProcessVmReadv;
-
-/// `process_vm_writev`, likewise.
-pub struct ProcessVmWritev;
-
 fn transfer(g: &mut Gen) -> Args {
     let whose = g.random.below(2);
     let len = |g: &mut Gen| match g.random.below(8) {
@@ -75,54 +69,45 @@ fn c(call: &str, a: &Args) -> String {
     )
 }
 
-impl Call for ProcessVmReadv {
-    const NAME: &'static str = "process_vm_readv";
-    const ARGS: &'static [Arg] = TRANSFER;
-    const WEIGHT: u64 = 10;
-    const ERRNOS: &'static [i32] = &[libc::EFAULT];
+macro_rules! transfer_call {
+    ($(#[$doc:meta])* $call:ident, $name:literal, $number:expr, $ours:ident) => {
+        $(#[$doc])*
+        pub struct $call;
 
-    fn generate(g: &mut Gen) -> Args {
-        transfer(g)
-    }
+        impl Call for $call {
+            const NAME: &'static str = $name;
+            const ARGS: &'static [Arg] = TRANSFER;
+            const WEIGHT: u64 = 10;
+            const ERRNOS: &'static [i32] = &[libc::EFAULT];
 
-    fn linux(child: &mut Child, a: &Args) -> i64 {
-        linux(libc::SYS_process_vm_readv, child, a)
-    }
+            fn generate(g: &mut Gen) -> Args {
+                transfer(g)
+            }
 
-    fn ours<F: Format>(world: &mut World<F>, space: &Space<F>, a: &Args) -> i64 {
-        let (local, remote) = pieces(world, a);
-        let whose = world.process(space, a[0] == 1);
-        number(whose.process_vm_read(&remote, space, &local))
-    }
+            fn linux(child: &mut Child, a: &Args) -> i64 {
+                linux($number, child, a)
+            }
 
-    fn c(a: &Args) -> String {
-        c(Self::NAME, a)
-    }
+            fn ours<F: Format>(world: &mut World<F>, space: &Space<F>, a: &Args) -> i64 {
+                let (local, remote) = pieces(world, a);
+                let whose = world.process(space, a[0] == 1);
+                number(whose.$ours(&remote, space, &local))
+            }
+
+            fn c(a: &Args) -> String {
+                c(Self::NAME, a)
+            }
+        }
+    };
 }
 
-impl Call for ProcessVmWritev {
-    const NAME: &'static str = "process_vm_writev";
-    const ARGS: &'static [Arg] = TRANSFER;
-    const WEIGHT: u64 = 10;
-    const ERRNOS: &'static [i32] = &[libc::EFAULT];
-
-    fn generate(g: &mut Gen) -> Args {
-        transfer(g)
-    }
-
-    fn linux(child: &mut Child, a: &Args) -> i64 {
-        linux(libc::SYS_process_vm_writev, child, a)
-    }
-
-    fn ours<F: Format>(world: &mut World<F>, space: &Space<F>, a: &Args) -> i64 {
-        let (local, remote) = pieces(world, a);
-        let whose = world.process(space, a[0] == 1);
-        number(whose.process_vm_write(&remote, space, &local))
-    }
-
-    fn c(a: &Args) -> String {
-        c(Self::NAME, a)
-    }
+transfer_call! {
+    /// `process_vm_readv`, of one piece each. HELD is this process where none waits.
+    ProcessVmReadv, "process_vm_readv", libc::SYS_process_vm_readv, process_vm_read
+}
+transfer_call! {
+    /// `process_vm_writev`, likewise.
+    ProcessVmWritev, "process_vm_writev", libc::SYS_process_vm_writev, process_vm_write
 }
 
 /// `process_madvise` on itself, of two pieces.
