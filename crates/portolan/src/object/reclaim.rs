@@ -115,32 +115,7 @@ impl<P: Platform> Cache<P> {
         let Some(_filling) = self.fill_lock.try_write() else {
             return 0;
         };
-        let (mut freed, mut at) = (0, range.start);
-        loop {
-            let mut batch: [Option<PageRef<P>>; BATCH] = [const { None }; BATCH];
-            let mut tree = self.pages.lock();
-            let mut room = batch.iter_mut();
-            let more = loop {
-                let Some(index) = tree.next(Tag::Present, at).filter(|&at| at < range.end) else {
-                    break None;
-                };
-                if tree.is_dirty(index) || !tree.get(index).is_some_and(PageRef::is_exclusive) {
-                    at = index + 1;
-                    continue;
-                }
-                let Some(slot) = room.next() else {
-                    break Some(index);
-                };
-                *slot = tree.take(index);
-                at = index + 1;
-                freed += 1;
-            };
-            drop(tree);
-            match more {
-                Some(next) => at = next,
-                None => return freed,
-            }
-        }
+        self.take_out(range, Which::Idle)
     }
 
     /// Looks at a batch of pages from `at` on, and takes what may go; returns how many it looked at, at least 1.
@@ -164,11 +139,10 @@ impl<P: Platform> Cache<P> {
                 return left;
             };
             *at = index.wrapping_add(1);
-            if tree.is_dirty(index) || !tree.get(index).is_some_and(PageRef::is_exclusive) {
-                continue;
+            if self.goes(&tree, index, Which::Idle) {
+                batch[taken as usize] = tree.take(index);
+                taken += 1;
             }
-            batch[taken as usize] = tree.take(index);
-            taken += 1;
         }
         left.min(BATCH as u64)
     }

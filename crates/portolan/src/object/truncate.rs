@@ -6,7 +6,7 @@ use core::sync::atomic::{Ordering, fence};
 
 use super::cache::{Cache, MAX_BYTES, PastEnd};
 use super::mapping::ZapReason;
-use super::tree::Tag;
+use super::tree::{Tag, Tree};
 use crate::errno::Errno;
 use crate::phys::PageRef;
 use crate::platform::Platform;
@@ -19,6 +19,8 @@ const BATCH: usize = 32;
 pub(super) enum Which {
     All,
     Clean,
+    /// Clean ones that nobody but the object refers to.
+    Idle,
     /// Those that were allocated ahead and are not used yet.
     Unused,
 }
@@ -158,13 +160,19 @@ impl<P: Platform> Cache<P> {
     /// Returns how many it took out.
     pub(super) fn remove(&self, range: Range<u64>, reason: ZapReason, which: Which) -> u64 {
         self.zap(&range, reason);
+        let taken = self.take_out(range.clone(), which);
+        self.zap(&range, reason);
+        taken
+    }
+
+    /// Takes pages that no entry maps out of the cache, a batch under each hold of the lock; returns how many.
+    pub(super) fn take_out(&self, range: Range<u64>, which: Which) -> u64 {
         let (mut from, mut taken) = (Some(range.start), 0);
         while let Some(start) = from {
             let mut batch = [const { None }; BATCH];
             from = self.take_batch(start..range.end, which, &mut batch);
             taken += batch.iter().flatten().count() as u64;
         }
-        self.zap(&range, reason);
         taken
     }
 
@@ -179,17 +187,23 @@ impl<P: Platform> Cache<P> {
         let mut at = range.start;
         for slot in batch {
             at = tree.next(Tag::Present, at).filter(|&at| at < range.end)?;
-            let goes = match which {
-                Which::All => true,
-                Which::Clean => !tree.is_dirty(at),
-                Which::Unused => tree.get(at).is_some_and(|page| self.is_unused(page)),
-            };
-            if goes {
+            if self.goes(&tree, at, which) {
                 *slot = tree.take(at);
             }
             at = at.checked_add(1)?;
         }
         Some(at)
+    }
+
+    /// Whether the page at `index` is one of those.
+    pub(super) fn goes(&self, tree: &Tree<P>, index: u64, which: Which) -> bool {
+        let page = tree.get(index);
+        match which {
+            Which::All => true,
+            Which::Clean => !tree.is_dirty(index),
+            Which::Idle => !tree.is_dirty(index) && page.is_some_and(PageRef::is_exclusive),
+            Which::Unused => page.is_some_and(|page| self.is_unused(page)),
+        }
     }
 
     /// Takes the entries of these pages out of every page table. `unmap_mapping_pages`.

@@ -8,6 +8,7 @@ use super::mm::{Mm, MmUser};
 use crate::addr::{Pfn, VirtAddr, VirtRange};
 use crate::errno::Errno;
 use crate::paging::{Access, Cursor, Entry, Format, Leaf, LeafFlags};
+use crate::phys::{FrameKind, PageFlags};
 use crate::platform::Platform;
 
 /// What a TLB may keep of one page.
@@ -78,6 +79,15 @@ impl<P: Platform> Mm<P> {
                     );
                 }
             }
+        }
+    }
+
+    /// A page of shared memory that is reached for writing counts as written for all who map it, whatever comes of it.
+    /// `unpin_user_pages_dirty_lock`.
+    pub(super) fn mark_shared_written(&self, leaf: &Leaf) {
+        let page = self.machine.phys().page(leaf.frame);
+        if let Some(page) = page.filter(|page| page.kind() == FrameKind::Shmem) {
+            page.set_flags(PageFlags::DIRTY);
         }
     }
 

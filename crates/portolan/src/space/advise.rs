@@ -273,12 +273,7 @@ impl<P: Platform> MmUser<P> {
             return Err(Errno::EINVAL);
         }
         let mut batch = self.flush_batch();
-        batch.change_range(&self.table, part, |_, leaf| {
-            let flags = leaf.flags & !LeafFlags::ACCESSED;
-            (flags != leaf.flags).then_some(Entry::Present(Leaf { flags, ..leaf }))
-        });
-        // Without a flush a TLB would go on using the pages, and nobody would see that it does.
-        batch.note(part);
+        self.clear_accessed(&mut batch, part);
         batch.finish();
         Ok(())
     }

@@ -102,7 +102,7 @@ impl<P: Platform> MmUser<P> {
     }
 
     /// `clear_refs_pte_range`. TLBs forget what was used as well: else a use that they let through would not be noted.
-    fn clear_accessed(&self, batch: &mut FlushBatch<'_, P>, range: VirtRange) {
+    pub(super) fn clear_accessed(&self, batch: &mut FlushBatch<'_, P>, range: VirtRange) {
         let mut used: Option<VirtRange> = None;
         let page = P::Format::GRANULE.bytes();
         batch.change_range(&self.table, range, |at, leaf| {

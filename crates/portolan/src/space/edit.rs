@@ -11,7 +11,7 @@ use super::mm::{Mm, MmState, MmUser};
 use super::vma::{Vma, VmaFields};
 use crate::addr::{VirtAddr, VirtRange};
 use crate::errno::Errno;
-use crate::object::{Mapping, MappingKind, Residency, VmFlags};
+use crate::object::{Mapping, MappingKind, VmFlags};
 use crate::platform::Platform;
 
 pub(crate) type AreaIndex<P> = Writer<Vma<P>>;
@@ -143,10 +143,7 @@ pub(crate) fn announce<P: Platform>(mm: &MmUser<P>, vma: &Vma<P>) {
             first_page: vma.pgoff(),
             pages,
             kind,
-            residency: match vma.flags().contains(VmFlags::LOCKED) {
-                true => Residency::Locked,
-                false => Residency::Evictable,
-            },
+            residency: vma.residency(),
         },
     );
 }

@@ -329,7 +329,7 @@ impl<P: Platform> MmUser<P> {
         flags: u64,
     ) -> Result<(), Errno> {
         let granule = P::Format::GRANULE;
-        if !addr.is_aligned(granule) || flags != 0 || node != 0 {
+        if flags != 0 || node != 0 {
             return Err(Errno::EINVAL);
         }
         let Some(range) = policy_range(addr, len, granule)? else {

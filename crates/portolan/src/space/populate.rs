@@ -6,7 +6,7 @@ use crate::addr::{VirtAddr, VirtRange};
 use crate::errno::Errno;
 use crate::object::VmFlags;
 use crate::paging::{Access, Entry, Format, LeafFlags};
-use crate::phys::{FrameKind, PageFlags};
+use crate::phys::FrameKind;
 use crate::platform::Platform;
 
 /// What a failure does.
@@ -108,15 +108,11 @@ impl<P: Platform> MmUser<P> {
         // What is writable already and was not written counts as written (`follow_page_pte` with FOLL_WRITE): shared memory for all who map it.
         let clean = !leaf.flags.contains(LeafFlags::DIRTY);
         let writable = leaf.flags.contains(LeafFlags::WRITE);
-        if writable
-            && clean
-            && let Some(page) = self.machine.phys().page(leaf.frame)
-        {
-            match page.kind() {
-                FrameKind::Shmem => drop(page.set_flags(PageFlags::DIRTY)),
-                FrameKind::Anon => return false,
-                _ => {}
+        if writable && clean {
+            if self.kind_of(&leaf) == Some(FrameKind::Anon) {
+                return false;
             }
+            self.mark_shared_written(&leaf);
         }
         writable
     }

@@ -8,7 +8,7 @@ use crate::addr::VirtAddr;
 use crate::errno::Errno;
 use crate::object::VmFlags;
 use crate::paging::{Access, Format, Leaf, LeafFlags};
-use crate::phys::{FrameKind, PageFlags, PageRef};
+use crate::phys::{FrameKind, PageRef};
 use crate::platform::Platform;
 use linux_raw_sys::general as raw;
 
@@ -146,14 +146,6 @@ impl<P: Platform> MmUser<P> {
             reached += granule.bytes() - here.page_offset(granule);
         }
         reached.min(wanted)
-    }
-
-    /// A page of shared memory that is pinned for writing counts as written, whatever comes of it. `unpin_user_pages_dirty_lock`.
-    fn mark_shared_written(&self, leaf: &Leaf) {
-        let page = self.machine.phys().page(leaf.frame);
-        if let Some(page) = page.filter(|page| page.kind() == FrameKind::Shmem) {
-            page.set_flags(PageFlags::DIRTY);
-        }
     }
 
     /// Copies `len` bytes, which lie in one page on both sides.

@@ -8,7 +8,7 @@ use super::policy::Mempolicy;
 use super::show::{Area, Places, describe};
 use super::vma::Vma;
 use crate::addr::VirtAddr;
-use crate::object::VmFlags;
+use crate::object::{Residency, VmFlags};
 use crate::paging::{Cursor, Entry, Format, Leaf, LeafFlags};
 use crate::phys::{FrameKind, Page, PageFlags};
 use crate::platform::Platform;
@@ -97,12 +97,12 @@ pub struct AreaPages {
 
 impl AreaPages {
     /// Counts a mapped page. `gather_stats`.
-    fn count(&mut self, page: &Page, dirty: Dirty, locked: Locked) {
+    fn count(&mut self, page: &Page, dirty: Dirty, residency: Residency) {
         self.mapped += 1;
         self.anonymous += u64::from(page.kind() == FrameKind::Anon);
         self.dirty += u64::from(dirty == Dirty::Yes);
         self.most_mappings = self.most_mappings.max(map_count(page).into());
-        let active = locked == Locked::Yes || page.flags().contains(PageFlags::ACTIVE);
+        let active = residency == Residency::Locked || page.flags().contains(PageFlags::ACTIVE);
         self.active += u64::from(active);
     }
 }
@@ -116,7 +116,14 @@ enum Sharers {
 
 impl AreaUsage {
     /// Counts a mapped page. `smaps_account`.
-    fn count(&mut self, page: &Page, flags: LeafFlags, dirty: Dirty, bytes: u64, locked: Locked) {
+    fn count(
+        &mut self,
+        page: &Page,
+        flags: LeafFlags,
+        dirty: Dirty,
+        bytes: u64,
+        residency: Residency,
+    ) {
         let kind = page.kind();
         let state = page.flags();
         if kind == FrameKind::Anon {
@@ -141,7 +148,7 @@ impl AreaUsage {
             FrameKind::Shmem => self.share_shmem += share,
             _ => self.share_file += share,
         }
-        if locked == Locked::Yes {
+        if residency == Residency::Locked {
             self.share_locked += share;
         }
         if dirty == Dirty::Yes {
@@ -163,21 +170,6 @@ pub(super) enum Dirty {
     Yes,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Locked {
-    No,
-    Yes,
-}
-
-impl Locked {
-    fn of<P: Platform>(vma: &Vma<P>) -> Self {
-        match vma.flags().contains(VmFlags::LOCKED) {
-            true => Locked::Yes,
-            false => Locked::No,
-        }
-    }
-}
-
 impl<P: Platform> Mm<P> {
     /// Shows every area, ascending, with what of it is in memory, under the mmap lock for reading. `fs/proc/task_mmu.c: smap_gather_stats`.
     pub fn for_each_area_usage(&self, mut show: impl FnMut(&Area<'_>, &AreaUsage)) {
@@ -197,11 +189,11 @@ impl<P: Platform> Mm<P> {
         let state = self.state.read();
         let places = Places::of(&state.layout);
         for vma in state.vmas.iter() {
-            let locked = Locked::of(vma);
+            let residency = vma.residency();
             let mut pages = AreaPages::default();
             self.for_each_page_of(vma, |_, page, dirty| {
                 if page.kind() != FrameKind::Kernel {
-                    pages.count(page, dirty, locked);
+                    pages.count(page, dirty, residency);
                 }
             });
             let area = describe(vma, places.name_of(vma));
@@ -212,9 +204,9 @@ impl<P: Platform> Mm<P> {
     /// What of one area is in memory. The mmap lock is held.
     fn usage_of(&self, vma: &Vma<P>) -> AreaUsage {
         let mut usage = AreaUsage::default();
-        let (bytes, locked) = (P::Format::GRANULE.bytes(), Locked::of(vma));
+        let (bytes, residency) = (P::Format::GRANULE.bytes(), vma.residency());
         self.for_each_page_of(vma, |leaf, page, dirty| {
-            usage.count(page, leaf.flags, dirty, bytes, locked);
+            usage.count(page, leaf.flags, dirty, bytes, residency);
         });
         usage
     }

@@ -10,7 +10,7 @@ use super::index::Span;
 use super::policy::Mempolicy;
 use crate::addr::{VirtAddr, VirtRange};
 use crate::device::VmOperations;
-use crate::object::{File, MappingId, VmFlags};
+use crate::object::{File, MappingId, Residency, VmFlags};
 use crate::paging::{CacheMode, Format, LeafFlags};
 use crate::platform::Platform;
 
@@ -198,6 +198,14 @@ impl<P: Platform> Vma<P> {
         let skipped =
             at.get().wrapping_sub(self.range().start().get()) >> P::Format::GRANULE.shift();
         self.pgoff().wrapping_add(skipped)
+    }
+
+    /// Whether its pages may leave memory. VM_LOCKED.
+    pub(crate) fn residency(&self) -> Residency {
+        match self.flags().contains(VmFlags::LOCKED) {
+            true => Residency::Locked,
+            false => Residency::Evictable,
+        }
     }
 
     /// Whether it is anonymous memory: missing pages are zeros of its own. `vma_is_anonymous`.
