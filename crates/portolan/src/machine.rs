@@ -291,19 +291,24 @@ impl<P: Platform> Machine<P> {
     /// # Errors
     /// As [`Machine::charge_commit_keeping`].
     pub(crate) fn charge_commit(&self, pages: u64) -> Result<(), Errno> {
-        self.charge_commit_keeping(pages, self.admin_reserve_pages())
+        self.charge_commit_keeping(pages, || self.admin_reserve_pages())
     }
 
-    /// Promises `pages` more; in mode 2, `kept` pages below the commit limit must be left after that. `__vm_enough_memory`.
+    /// Promises `pages` more; in mode 2, which alone asks for `kept`, that many pages below the commit limit must be left after that.
+    /// `__vm_enough_memory`.
     ///
     /// # Errors
     /// `ENOMEM`: mode 0 and more than the machine has at all, or mode 2 and beyond the commit limit.
-    pub(crate) fn charge_commit_keeping(&self, pages: u64, kept: u64) -> Result<(), Errno> {
+    pub(crate) fn charge_commit_keeping(
+        &self,
+        pages: u64,
+        kept: impl FnOnce() -> u64,
+    ) -> Result<(), Errno> {
         let fits = match self.settings().overcommit() {
             Overcommit::Always => true,
             Overcommit::Guess => pages <= self.phys().total_frames(),
             Overcommit::Never => {
-                let allowed = self.commit_limit_pages().saturating_sub(kept);
+                let allowed = self.commit_limit_pages().saturating_sub(kept());
                 self.committed_pages().saturating_add(pages) < allowed
             }
         };

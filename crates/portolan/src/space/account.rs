@@ -155,13 +155,14 @@ impl<P: Platform> Mm<P> {
     /// `ENOMEM`: mode 0 and more than the machine has at all; mode 2 and beyond the commit limit, less what is kept for the administrator and from
     /// this space.
     pub(crate) fn charge_commit(&self, state: &MmState<P>, pages: u64) -> Result<(), Errno> {
-        let for_admin = match self.limits.admin.load(Ordering::Relaxed) {
-            true => 0,
-            false => self.machine.admin_reserve_pages(),
-        };
-        let from_user = (state.counts.total / 32).min(self.machine.user_reserve_pages());
-        self.machine
-            .charge_commit_keeping(pages, for_admin.saturating_add(from_user))
+        self.machine.charge_commit_keeping(pages, || {
+            let for_admin = match self.limits.admin.load(Ordering::Relaxed) {
+                true => 0,
+                false => self.machine.admin_reserve_pages(),
+            };
+            let from_user = (state.counts.total / 32).min(self.machine.user_reserve_pages());
+            for_admin.saturating_add(from_user)
+        })
     }
 }
 

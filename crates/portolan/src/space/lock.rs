@@ -170,25 +170,14 @@ impl<P: Platform> MmUser<P> {
         }
         let pages = range.pages(P::Format::GRANULE);
         let locked = state.counts.locked.saturating_add(pages);
-        locked <= self.lock_limit() || locked - self.locked_pages(state, range) <= self.lock_limit()
+        let again = || state.pages_with(range, VmFlags::LOCKED);
+        locked <= self.lock_limit() || locked - again() <= self.lock_limit()
     }
 
     /// Whether so many bytes are more than could ever be locked.
     fn is_over_lock_limit(&self, bytes: u64) -> bool {
         !self.limits.may_lock_any.load(Ordering::Relaxed)
             && bytes >> P::Format::GRANULE.shift() > self.lock_limit()
-    }
-
-    /// How many pages of `range` are locked. `count_mm_mlocked_page_nr`.
-    fn locked_pages(&self, state: &MmState<P>, range: VirtRange) -> u64 {
-        let areas = state
-            .vmas
-            .iter_range(range.start().get(), range.end().get())
-            .filter(|vma| vma.flags().contains(VmFlags::LOCKED));
-        areas
-            .filter_map(|vma| vma.range().intersection(range))
-            .map(|part| part.pages(P::Format::GRANULE))
-            .sum()
     }
 
     /// Whether this space may lock memory at all. `can_do_mlock`.

@@ -87,13 +87,6 @@ struct Region<P: Platform> {
     shared_anonymous: bool,
 }
 
-/// Whether a mapping was asked to be locked, and so is populated at once.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Locked {
-    No,
-    Yes,
-}
-
 impl<P: Platform> MmUser<P> {
     /// `mmap`. `mm/mmap.c: ksys_mmap_pgoff, vm_mmap_pgoff, do_mmap`. Returns where the mapping starts.
     ///
@@ -116,20 +109,22 @@ impl<P: Platform> MmUser<P> {
         }
         hooks.security_mmap_file(&event)?;
         let mut state = self.state.write();
-        let (range, locked) = self.map_locked(&mut state, request)?;
+        let (range, flags) = self.map_locked(&mut state, request)?;
         drop(state);
         hooks.perf_event_mmap(&MapEvent { range, ..event });
         if request.file.is_some() {
             hooks.uprobe_mmap(&MapEvent { range, ..event });
         }
         let map = Map::from_bits_truncate(request.flags);
-        if locked == Locked::Yes || map & (Map::POPULATE | Map::NONBLOCK) == Map::POPULATE {
+        if flags.contains(VmFlags::LOCKED) || map & (Map::POPULATE | Map::NONBLOCK) == Map::POPULATE
+        {
             self.populate(range, Populate::Silently);
         }
         Ok(range.start())
     }
 
-    /// Maps under the mmap lock; returns where, and whether the pages were asked to be locked. `do_mmap`.
+    /// Maps under the mmap lock; returns where, and the flags that were asked for: with VM_LOCKED the pages are to be brought in, whether or not the
+    /// area can be locked. `do_mmap`.
     ///
     /// # Errors
     /// As [`MmUser::mmap`].
@@ -137,15 +132,11 @@ impl<P: Platform> MmUser<P> {
         &self,
         state: &mut MmState<P>,
         request: &MapRequest<P>,
-    ) -> Result<(VirtRange, Locked), Errno> {
+    ) -> Result<(VirtRange, VmFlags), Errno> {
         let region = self.check_map(state, request)?;
-        let range = region.range;
-        let locked = match region.flags.contains(VmFlags::LOCKED) {
-            true => Locked::Yes,
-            false => Locked::No,
-        };
+        let (range, flags) = (region.range, region.flags);
         self.map_region(state, region)?;
-        Ok((range, locked))
+        Ok((range, flags))
     }
 
     fn map_event(&self, request: &MapRequest<P>) -> MapEvent {
@@ -282,35 +273,42 @@ impl<P: Platform> MmUser<P> {
 
     /// `mmap_region`: limits, what is in the way, the charge, the merge or the new VMA.
     fn map_region(&self, state: &mut MmState<P>, mut region: Region<P>) -> Result<(), Errno> {
-        let granule = P::Format::GRANULE;
-        let pages = region.range.pages(granule);
-        self.check_sealed(state, region.range)?;
-        let replaced = self.overlap_pages(state, region.range);
-        let charged = if is_accountable(region.flags) {
-            pages
-        } else {
-            0
-        };
+        let (range, flags) = (region.range, region.flags);
+        let pages = range.pages(P::Format::GRANULE);
+        let in_the_way = state.pages_with(range, VmFlags::empty());
+        if in_the_way != 0 {
+            self.check_sealed(state, range)?;
+        }
+        let charged = if is_accountable(flags) { pages } else { 0 };
         // What is replaced gives its charge back only afterwards, and is not asked for again.
-        let kept = charged.min(self.accounted_pages(state, region.range));
-        self.check_expand(state, region.flags, pages, replaced)
+        let kept = match charged.min(in_the_way) {
+            0 => 0,
+            most => most.min(state.pages_with(range, VmFlags::ACCOUNT)),
+        };
+        self.check_expand(state, flags, pages, in_the_way)
             .and_then(|()| match charged - kept {
                 0 => Ok(()),
                 more => self.charge_commit(state, more),
             })
-            .inspect_err(|_| self.split_ends(state, region.range))?;
+            .inspect_err(|_| self.split_ends(state, range))?;
         self.machine.recharge_commit(kept);
         if charged != 0 {
             region.flags |= VmFlags::ACCOUNT;
         }
-        let result = self.insert_region(state, region);
+        let result = self.insert_region(state, region, in_the_way);
         if result.is_err() {
             self.machine.uncharge_commit(charged);
         }
         result
     }
 
-    fn insert_region(&self, state: &mut MmState<P>, region: Region<P>) -> Result<(), Errno> {
+    /// Makes the area, in the place of `in_the_way` pages that may all be removed.
+    fn insert_region(
+        &self,
+        state: &mut MmState<P>,
+        region: Region<P>,
+        in_the_way: u64,
+    ) -> Result<(), Errno> {
         let Region {
             range,
             flags,
@@ -338,7 +336,9 @@ impl<P: Platform> MmUser<P> {
             guard,
         };
         state.vmas.reserve(3, self.machine.fail_point())?;
-        self.unmap_range(state, range)?;
+        if in_the_way != 0 {
+            self.unmap_unsealed(state, range)?;
+        }
         let file = match shared_anonymous {
             true if flags.contains(VmFlags::NORESERVE) => Some(Cache::shared_zero_file_with(
                 &self.machine,
@@ -423,30 +423,6 @@ impl<P: Platform> MmUser<P> {
                     .may_expand(&self.limits, flags, pages.saturating_sub(replaced), page)
             }
         }
-    }
-
-    /// How many pages of `range` are charged to the commit limit. `vms->nr_accounted`.
-    fn accounted_pages(&self, state: &MmState<P>, range: VirtRange) -> u64 {
-        let areas = state
-            .vmas
-            .iter_range(range.start().get(), range.end().get())
-            .filter(|vma| vma.flags().contains(VmFlags::ACCOUNT));
-        areas
-            .filter_map(|vma| vma.range().intersection(range))
-            .map(|part| part.pages(P::Format::GRANULE))
-            .sum()
-    }
-
-    /// How many pages of `range` are mapped. `count_vma_pages_range`.
-    fn overlap_pages(&self, state: &MmState<P>, range: VirtRange) -> u64 {
-        let parts = state
-            .vmas
-            .iter_from(range.start().get())
-            .take_while(|vma| vma.range().start() < range.end());
-        parts
-            .filter_map(|vma| vma.range().intersection(range))
-            .map(|part| part.pages(P::Format::GRANULE))
-            .sum()
     }
 
     /// Maps pages that the embedder made under a name of their own (`[vdso]`). `_install_special_mapping`.

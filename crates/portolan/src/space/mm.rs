@@ -10,7 +10,7 @@ use super::account::{Counts, Limits, Rss, RssKind, Statistics, Tally};
 use super::edit::{AreaIndex, AreaReader};
 use super::index::Index;
 use super::layout::Layout;
-use crate::addr::Pfn;
+use crate::addr::{Pfn, VirtRange};
 use crate::errno::Errno;
 use crate::machine::Machine;
 use crate::object::VmFlags;
@@ -47,6 +47,20 @@ pub(crate) struct MmState<P: Platform> {
     pub def_flags: VmFlags,
     /// No growing area starts below this; `u64::MAX` while there never was one.
     pub lowest_stack: u64,
+}
+
+impl<P: Platform> MmState<P> {
+    /// How many pages of `range` lie in areas whose flags have all of `flags`; the empty set asks for all that is mapped. `count_vma_pages_range`.
+    pub fn pages_with(&self, range: VirtRange, flags: VmFlags) -> u64 {
+        let areas = self
+            .vmas
+            .iter_range(range.start().get(), range.end().get())
+            .filter(|vma| vma.flags().contains(flags));
+        areas
+            .filter_map(|vma| vma.range().intersection(range))
+            .map(|part| part.pages(P::Format::GRANULE))
+            .sum()
+    }
 }
 
 /// `struct mm_struct`: one address space. Reached through [`MmUser`].

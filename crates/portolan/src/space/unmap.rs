@@ -107,6 +107,15 @@ impl<P: Platform> MmUser<P> {
             return Ok(());
         }
         self.check_sealed(state, range)?;
+        self.unmap_unsealed(state, range)
+    }
+
+    /// The same for a range, not empty, in which nothing is sealed.
+    pub(crate) fn unmap_unsealed(
+        &self,
+        state: &mut MmState<P>,
+        range: VirtRange,
+    ) -> Result<(), Errno> {
         let (start, end) = (range.start().get(), range.end().get());
         let Some(first) = state
             .vmas
@@ -116,7 +125,11 @@ impl<P: Platform> MmUser<P> {
             return Ok(());
         };
         let last = state.vmas.get(end - 1).unwrap_or(first);
-        self.check_removable(state, range)?;
+        let is_one = first.range() == last.range();
+        check_cuts(first, range)?;
+        if !is_one {
+            check_cuts(last, range)?;
+        }
         let mut edit = Edit::new(self);
         let mut hull = range;
         if first.range().start() < range.start() {
@@ -131,7 +144,7 @@ impl<P: Platform> MmUser<P> {
             hull = ordered(hull.start(), last.range().end());
             edit.add(last.fields().cut(ordered(range.end(), last.range().end())))?;
         }
-        let splits_one = edit.len() == 2 && first.range() == last.range();
+        let splits_one = edit.len() == 2 && is_one;
         if splits_one {
             self.check_map_count(state, 2, 1)?;
         }
@@ -216,17 +229,6 @@ impl<P: Platform> MmUser<P> {
             self.split_at(state, range.start());
         }
         Err(Errno::EPERM)
-    }
-
-    /// Every area in `range` may be removed, and split where the range cuts it.
-    fn check_removable(&self, state: &MmState<P>, range: VirtRange) -> Result<(), Errno> {
-        for vma in state
-            .vmas
-            .iter_range(range.start().get(), range.end().get())
-        {
-            check_cuts(vma, range)?;
-        }
-        Ok(())
     }
 
     /// Takes the parts of areas inside `range` off the counts and gives their commit charge back.
